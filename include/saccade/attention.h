@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "saccade/context.h"
+#include "saccade/export.h"
 #include "saccade/kernels.h"
 #include "saccade/tensor.h"
 
@@ -65,16 +66,16 @@ struct AttentionBackward : AttentionProblem {
 };
 
 /// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte aligned.
-int64_t workspace_bytes(const AttentionForward& problem, const Context& context);
-int64_t workspace_bytes(const AttentionBackward& problem, const Context& context);
+SACCADE_API int64_t workspace_bytes(const AttentionForward& problem, const Context& context);
+SACCADE_API int64_t workspace_bytes(const AttentionBackward& problem, const Context& context);
 
 /// Writes out and lse. Throws Error on a malformed problem or when no kernel, or not the forced one, can run it.
-void attention_forward(const AttentionForward& problem, const Context& context, void* workspace);
+SACCADE_API void attention_forward(const AttentionForward& problem, const Context& context, void* workspace);
 /// Writes every present gradient. Same errors.
-void attention_backward(const AttentionBackward& problem, const Context& context, void* workspace);
+SACCADE_API void attention_backward(const AttentionBackward& problem, const Context& context, void* workspace);
 
 /// Every candidate in order of preference, with the reason it cannot run (empty: it can). Throws Error on a malformed problem.
-std::vector<Candidate> explain(const AttentionForward& problem, const Context& context);
-std::vector<Candidate> explain(const AttentionBackward& problem, const Context& context);
+SACCADE_API std::vector<Candidate> explain(const AttentionForward& problem, const Context& context);
+SACCADE_API std::vector<Candidate> explain(const AttentionBackward& problem, const Context& context);
 
 }  // namespace saccade

@@ -2,6 +2,8 @@
 #include <cstdint>
 #include <string>
 
+#include "saccade/export.h"
+
 namespace saccade {
 
 /// What a call borrows from its host. The library starts no thread of its own accord and owns no memory.
@@ -21,6 +23,6 @@ struct Context {
 
 /// A context on a small pool of `std::thread`s shared by the process, for hosts without one of their own.
 /// `threads` ≤ 0: the hardware's number. The pool lives as long as the process.
-Context pool_context(int threads = 0);
+SACCADE_API Context pool_context(int threads = 0);
 
 }  // namespace saccade

@@ -2,6 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "saccade/export.h"
+
 namespace saccade {
 
 /// One kernel of an operation's ordered list.
@@ -17,12 +19,12 @@ struct KernelInfo {
 };
 
 /// Every kernel in this build, in order of preference within each operation.
-std::vector<KernelInfo> list_kernels();
+SACCADE_API std::vector<KernelInfo> list_kernels();
 
 /// The CPU instruction set in use ("avx512", "avx2", "neon", "base"); SACCADE_CPU_ISA forces one, and an Error names the choices.
-std::string cpu_isa();
+SACCADE_API std::string cpu_isa();
 
 /// Version of the library, "major.minor.patch".
-const char* version();
+SACCADE_API const char* version();
 
 }  // namespace saccade
