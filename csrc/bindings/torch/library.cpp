@@ -1,0 +1,51 @@
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "bindings/torch/attention.h"
+#include "saccade/kernels.h"
+
+#define SACCADE_ATTENTION_ARGUMENTS                                                                                  \
+  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? alibi_slopes, Tensor? temperature, Tensor? sinks, " \
+  "Tensor? head_gate, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, str score, float scale, float softcap, bool "      \
+  "causal, "                                                                                                         \
+  "SymInt window_left, SymInt window_right, float dropout_p, SymInt seed, str kernel"
+
+namespace {
+
+using torch::stable::detail::from;
+
+void kernels(StableIValue* stack, uint64_t, uint64_t) {
+  std::string text;
+  for (const auto& k : saccade::list_kernels()) text += k.op + '\t' + k.name + '\t' + k.reason + '\n';
+  stack[0] = from(text);
+}
+
+void cpu_isa(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(saccade::cpu_isa()); }
+
+void version(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(saccade::version())); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(saccade, m) {
+  m.def("attention(" SACCADE_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)");
+  m.def("attention_backward(Tensor dout, Tensor? dlse, Tensor out, Tensor lse, " SACCADE_ATTENTION_ARGUMENTS
+        ", bool[5] needs) -> (Tensor dquery, Tensor dkey, Tensor dvalue, Tensor dbias, Tensor dalibi_slopes, "
+        "Tensor dtemperature, Tensor dsinks, Tensor dhead_gate)");
+  m.def("explain_attention(" SACCADE_ATTENTION_ARGUMENTS ", bool backward) -> str");
+  m.def("kernels() -> str");
+  m.def("cpu_isa() -> str");
+  m.def("version() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, m) {
+  m.impl("attention", saccade::bindings::attention);
+  m.impl("attention_backward", saccade::bindings::attention_backward);
+  m.impl("explain_attention", saccade::bindings::explain_attention);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, m) {
+  m.impl("kernels", kernels);
+  m.impl("cpu_isa", cpu_isa);
+  m.impl("version", version);
+}
