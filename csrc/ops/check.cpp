@@ -1,0 +1,425 @@
+#include "ops/check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <initializer_list>
+#include <utility>
+
+#include "saccade/error.h"
+
+namespace saccade {
+namespace {
+
+std::string number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", x);
+  return text;
+}
+
+std::string tuple(const int64_t* x, int n) {
+  std::string s = "(";
+  for (int i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(x[i]);
+  return s + (n == 1 ? ",)" : ")");
+}
+
+std::string shape_text(const TensorView& t) { return tuple(t.shape, t.rank); }
+
+/// A wanted size; negative: any, printed by its name.
+struct Axis {
+  int64_t size;
+  const char* name;
+};
+using Axes = std::initializer_list<Axis>;
+
+std::string axes_text(Axes axes) {
+  std::string s = "(";
+  for (const Axis* a = axes.begin(); a != axes.end(); ++a)
+    s += (a != axes.begin() ? ", " : "") + (a->size < 0 ? std::string(a->name) : std::to_string(a->size));
+  return s + (axes.size() == 1 ? ",)" : ")");
+}
+
+/// The view at `rank` axes, aligned right, with stride 0 along axes of size 1.
+void expand(TensorView& t, int rank) {
+  const int pad = rank - t.rank;
+  for (int i = rank - 1; i >= 0; --i) {
+    t.shape[i] = i < pad ? 1 : t.shape[i - pad];
+    t.stride[i] = t.shape[i] == 1 ? 0 : t.stride[i - pad];
+  }
+  t.rank = rank;
+}
+
+class Checker {
+ public:
+  Checker(const char* op, AttentionProblem& p) : op_(op), p_(p) {}
+
+  /// Everything but what the operation writes or reads back.
+  void inputs() {
+    operands();
+    visit();
+    options();
+  }
+
+  void forward(AttentionForward& p) {
+    outputs_of_forward(p.out, p.lse);
+    writable("out", p.out);
+    writable("lse", p.lse);
+  }
+
+  void backward(AttentionBackward& p) {
+    outputs_of_forward(p.out, p.lse);
+    same("dout", p.dout, "out", p.out);
+    if (p.dlse) same("dlse", p.dlse, "lse", p.lse);
+    gradient("dquery", p.dquery, "query", p.query);
+    gradient("dkey", p.dkey, "key", p.key);
+    gradient("dvalue", p.dvalue, "value", p.value);
+    const ScoreSpec& s = p.score;
+    if (p.dbias && s.bias.dtype == DType::boolean)
+      fail("dbias", "a tensor with a bool bias", "none", "drop it: a mask has no gradient");
+    if (p.dbias) gradient("dbias", p.dbias, "bias", s.bias);
+    if (p.dalibi_slopes) gradient("dalibi_slopes", p.dalibi_slopes, "alibi_slopes", s.alibi_slopes);
+    if (p.dtemperature) gradient("dtemperature", p.dtemperature, "temperature", s.temperature);
+    if (p.dsinks) gradient("dsinks", p.dsinks, "sinks", s.sinks);
+    if (p.dhead_gate) gradient("dhead_gate", p.dhead_gate, "head_gate", s.head_gate);
+    expand_gradients(p);
+  }
+
+  /// Last of all, since gradients are compared with the shapes as given.
+  void expand_inputs() {
+    ScoreSpec& s = p_.score;
+    per_head_gate(s.head_gate);
+    if (s.bias) expand(s.bias, 4);
+    if (s.alibi_slopes) expand(s.alibi_slopes, 2);
+    if (s.temperature) expand(s.temperature, row_rank());
+    if (s.head_gate) expand(s.head_gate, row_rank());
+  }
+
+ private:
+  [[noreturn]] void fail(const char* arg, const std::string& got, const std::string& wanted,
+                         const std::string& todo) const {
+    throw Error(std::string(op_) + ": " + arg + ": got " + got + ", wanted " + wanted + "; " + todo);
+  }
+
+  bool packed() const { return p_.query.rank == 3; }
+  int row_rank() const { return packed() ? 2 : 3; }
+  std::string to_match(const char* name, const TensorView& t) const {
+    return std::string(" to match ") + name + " " + shape_text(t);
+  }
+
+  void present(const char* arg, const TensorView& t) const {
+    if (!t) fail(arg, "no tensor", "one", "pass a TensorView with a dtype");
+  }
+
+  /// What holds for every tensor, whatever its meaning.
+  void sane(const char* arg, const TensorView& t) const {
+    present(arg, t);
+    if (t.dtype > DType::boolean)
+      fail(arg, "dtype number " + std::to_string(int(t.dtype)), "one of DType's", "set TensorView::dtype");
+    if (t.rank < 0 || t.rank > TensorView::kMaxRank)
+      fail(arg, "rank " + std::to_string(t.rank), "0 to " + std::to_string(TensorView::kMaxRank),
+           "set TensorView::rank");
+    int64_t count = 1, reach = 0, bytes = 0, step = 0;
+    bool overflow = false;
+    for (int i = 0; i < t.rank; ++i) {
+      if (t.shape[i] < 0) fail(arg, "shape " + shape_text(t), "sizes >= 0", "fix the shape");
+      if (t.stride[i] == INT64_MIN) overflow = true;
+      const int64_t size = std::max<int64_t>(t.shape[i], 1);
+      overflow |= __builtin_mul_overflow(count, size, &count);
+      overflow |= __builtin_mul_overflow(size - 1, t.stride[i] < 0 && !overflow ? -t.stride[i] : t.stride[i], &step);
+      overflow |= __builtin_add_overflow(reach, step, &reach);
+    }
+    overflow |= __builtin_mul_overflow(std::max(count, reach), dtype_size(t.dtype), &bytes);
+    if (overflow)
+      fail(arg, "shape " + shape_text(t) + " and strides " + tuple(t.stride, t.rank), "fewer than 2^63 bytes",
+           "split the problem");
+    if (t.device != p_.query.device || t.device_index != p_.query.device_index)
+      fail(arg, "device " + device_text(t), "the query's " + device_text(p_.query), "move it there");
+    if (!t.data && t.numel() > 0)
+      fail(arg, "a null pointer for shape " + shape_text(t), "the address of its first element",
+           "set TensorView::data");
+  }
+
+  void dtype(const char* arg, const TensorView& t, DType wanted, const char* why) const {
+    if (t.dtype != wanted)
+      fail(arg, std::string("dtype ") + dtype_name(t.dtype), std::string(dtype_name(wanted)) + " " + why,
+           std::string("cast it to ") + dtype_name(wanted));
+  }
+
+  void shape(const char* arg, const TensorView& t, Axes axes, const std::string& match, const char* todo) const {
+    bool ok = t.rank == static_cast<int>(axes.size());
+    for (int i = 0; ok && i < t.rank; ++i) ok = axes.begin()[i].size < 0 || axes.begin()[i].size == t.shape[i];
+    if (!ok) fail(arg, "shape " + shape_text(t), axes_text(axes) + match, todo);
+  }
+
+  void broadcastable(const char* arg, const TensorView& t, Axes axes, const std::string& match) const {
+    const int pad = static_cast<int>(axes.size()) - t.rank;
+    bool ok = pad >= 0;
+    for (int i = 0; ok && i < t.rank; ++i) {
+      const int64_t size = axes.begin()[pad + i].size;
+      ok = t.shape[i] == 1 || size < 0 || t.shape[i] == size;
+    }
+    if (!ok)
+      fail(arg, "shape " + shape_text(t), "one that broadcasts to " + axes_text(axes) + match,
+           "give every axis its size or 1");
+  }
+
+  void operands() {
+    const TensorView &q = p_.query, &k = p_.key, &v = p_.value;
+    sane("query", q);
+    sane("key", k);
+    sane("value", v);
+    if (q.dtype != DType::f64 && q.dtype != DType::f32 && q.dtype != DType::bf16 && q.dtype != DType::f16)
+      fail("query", std::string("dtype ") + dtype_name(q.dtype), "float32, bfloat16, float16 or float64",
+           "cast query, key and value");
+    dtype("key", k, q.dtype, "like query");
+    dtype("value", v, q.dtype, "like query");
+    if (q.rank != 3 && q.rank != 4)
+      fail("query", "shape " + shape_text(q), "(B, Hq, Nq, D), or packed (Tq, Hq, D) with cu_seqlens",
+           "reshape query, key and value");
+    const int last = q.rank - 1;
+    if (q.shape[last] < 1)
+      fail("query", "shape " + shape_text(q), "a head dim D >= 1", "give every head at least one channel");
+    const char* todo = "give query, key and value the same batch and layout, and query and key the same head dim";
+    const std::string to_query = to_match("query", q);
+    if (packed()) {
+      shape("key", k, {{-1, "Tk"}, {-1, "Hk"}, {q.shape[2], "D"}}, to_query, todo);
+      shape("value", v, {{k.shape[0], "Tk"}, {k.shape[1], "Hk"}, {-1, "Dv"}}, to_match("key", k),
+            "value has the key's tokens and heads");
+    } else {
+      shape("key", k, {{q.shape[0], "B"}, {-1, "Hk"}, {-1, "Nk"}, {q.shape[3], "D"}}, to_query, todo);
+      shape("value", v, {{q.shape[0], "B"}, {k.shape[1], "Hk"}, {k.shape[2], "Nk"}, {-1, "Dv"}}, to_match("key", k),
+            "value has the key's batch, heads and tokens");
+    }
+    if (v.shape[last] < 1)
+      fail("value", "shape " + shape_text(v), "a head dim Dv >= 1", "give every head at least one channel");
+    heads_ = q.shape[1];
+    const int64_t key_heads = k.shape[1];
+    if (heads_ > 0 && (key_heads == 0 || heads_ % key_heads))
+      fail("query", std::to_string(heads_) + " heads",
+           "a multiple of the key's " + std::to_string(key_heads) + " heads",
+           "every key head serves Hq / Hk query heads");
+  }
+
+  void visit() {
+    const VisitSpec& s = p_.visit;
+    if (s.window_left < -1 || s.window_right < -1)
+      fail("window", "(" + std::to_string(s.window_left) + ", " + std::to_string(s.window_right) + ")", "sides >= -1",
+           "count the keys seen before and after the query; -1 is unbounded");
+    batch_ = packed() ? 0 : p_.query.shape[0];
+    queries_ = p_.query.shape[packed() ? 0 : 2];
+    keys_ = p_.key.shape[packed() ? 0 : 2];
+    const std::pair<const char*, const TensorView&> sides[] = {{"cu_seqlens_q", s.cu_seqlens_q},
+                                                               {"cu_seqlens_k", s.cu_seqlens_k}};
+    for (const auto& [name, t] : sides) {
+      if (packed() && !t)
+        fail(name, "no tensor with packed query " + shape_text(p_.query), "int32 (B+1,)",
+             "pass both cu_seqlens, or a dense (B, H, N, D)");
+      if (!packed() && t)
+        fail(name, "a tensor with dense query " + shape_text(p_.query), "none",
+             "pass packed (T, H, D) operands, or drop both cu_seqlens");
+    }
+    if (!packed()) return;
+    queries_ = offsets("cu_seqlens_q", s.cu_seqlens_q, "query", queries_);
+    keys_ = offsets("cu_seqlens_k", s.cu_seqlens_k, "key", keys_);
+    batch_ = s.cu_seqlens_q.shape[0] - 1;
+    shape("cu_seqlens_k", s.cu_seqlens_k, {{batch_ + 1, "B+1"}}, to_match("cu_seqlens_q", s.cu_seqlens_q),
+          "both count the same sequences");
+  }
+
+  /// The longest sequence, −1 where the host cannot read it.
+  int64_t offsets(const char* arg, const TensorView& t, const char* of, int64_t total) const {
+    sane(arg, t);
+    dtype(arg, t, DType::i32, "for offsets");
+    shape(arg, t, {{-1, "B+1"}}, "", "pass the B+1 offsets of B sequences");
+    if (t.shape[0] < 1) fail(arg, "shape (0,)", "(B+1,)", "pass the B+1 offsets of B sequences, [0] for none");
+    if (t.device != DeviceType::cpu) return -1;
+    const auto at = [&](int64_t i) {
+      return static_cast<int64_t>(static_cast<const int32_t*>(t.data)[i * t.stride[0]]);
+    };
+    const int64_t n = t.shape[0] - 1;
+    if (at(0) != 0) fail(arg, std::to_string(at(0)) + " as first entry", "0", "start at token 0");
+    int64_t longest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (at(i + 1) < at(i))
+        fail(arg, std::to_string(at(i + 1)) + " after " + std::to_string(at(i)) + " at entry " + std::to_string(i + 1),
+             "ascending entries", "pass cumulative lengths");
+      longest = std::max(longest, at(i + 1) - at(i));
+    }
+    if (at(n) != total)
+      fail(arg, std::to_string(at(n)) + " as last entry", std::to_string(total) + ", the tokens of " + of,
+           "cover every token");
+    return longest;
+  }
+
+  void options() {
+    const ScoreSpec& s = p_.score;
+    if (s.map != ScoreMap::softmax)
+      fail("map", std::to_string(int(s.map)), "ScoreMap::softmax", "choose a score map of this build");
+    if (!std::isfinite(s.scale)) fail("scale", number(s.scale), "a finite number", "the usual scale is 1/sqrt(D)");
+    if (!std::isfinite(s.softcap) || s.softcap < 0)
+      fail("softcap", number(s.softcap), "a finite number >= 0", "0 means no cap");
+    if (!(s.dropout_p >= 0 && s.dropout_p < 1))
+      fail("dropout_p", number(s.dropout_p), "0 <= dropout_p < 1", "0 means no dropout");
+    const Axis b{batch_, "B"}, h{heads_, "Hq"}, nq{queries_, "Nq"}, nk{keys_, "Nk"};
+    const std::string to_query = to_match("query", p_.query);
+    if (s.bias) {
+      sane("bias", s.bias);
+      if (s.bias.dtype != DType::boolean && s.bias.dtype != DType::f32 && s.bias.dtype != p_.query.dtype)
+        fail("bias", std::string("dtype ") + dtype_name(s.bias.dtype),
+             p_.query.dtype == DType::f32 ? "float32 or bool"
+                                          : std::string("float32, bool or the query's ") + dtype_name(p_.query.dtype),
+             "cast it; true in a bool bias means visible");
+      broadcastable("bias", s.bias, {b, h, nq, nk}, to_query + " and key " + shape_text(p_.key));
+    }
+    if (s.alibi_slopes) {
+      parameter("alibi_slopes", s.alibi_slopes);
+      if (s.alibi_slopes.rank == 2)
+        shape("alibi_slopes", s.alibi_slopes, {b, h}, to_query, "pass a slope per head, (Hq,), or per batch and head");
+      else
+        shape("alibi_slopes", s.alibi_slopes, {h}, to_query,
+              "pass a slope per head, (Hq,), or per batch and head, (B, Hq)");
+    }
+    if (s.sinks) {
+      parameter("sinks", s.sinks);
+      shape("sinks", s.sinks, {h}, to_query, "pass a logit per query head");
+    }
+    per_row("temperature", s.temperature, to_query);
+    if (s.head_gate && s.head_gate.rank == 1) {
+      parameter("head_gate", s.head_gate);
+      shape("head_gate", s.head_gate, {h}, to_query, "pass a gate per head, or one that broadcasts to lse");
+    } else {
+      per_row("head_gate", s.head_gate, to_query);
+    }
+  }
+
+  void parameter(const char* arg, const TensorView& t) const {
+    sane(arg, t);
+    dtype(arg, t, statistic(), "for a parameter");
+  }
+
+  void per_row(const char* arg, const TensorView& t, const std::string& to_query) const {
+    if (!t) return;
+    parameter(arg, t);
+    const Axis h{heads_, "Hq"}, n{p_.query.shape[packed() ? 0 : 2], ""};
+    if (packed())
+      broadcastable(arg, t, {n, h}, to_query);
+    else
+      broadcastable(arg, t, {{batch_, "B"}, h, n}, to_query);
+  }
+
+  DType statistic() const { return p_.query.dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+  void outputs_of_forward(const TensorView& out, const TensorView& lse) const {
+    const TensorView &q = p_.query, &v = p_.value;
+    const std::string match = to_match("query", q) + " and value " + shape_text(v);
+    sane("out", out);
+    dtype("out", out, q.dtype, "like query");
+    sane("lse", lse);
+    dtype("lse", lse, statistic(), "for statistics");
+    const char *out_todo = "out has the query's shape with the value's head dim",
+               *lse_todo = "lse has the query's shape without head dim";
+    if (packed()) {
+      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {v.shape[2], ""}}, match, out_todo);
+      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}}, to_match("query", q), lse_todo);
+    } else {
+      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}, {v.shape[3], ""}}, match, out_todo);
+      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}}, to_match("query", q), lse_todo);
+    }
+  }
+
+  void same(const char* arg, const TensorView& t, const char* of, const TensorView& like) const {
+    sane(arg, t);
+    dtype(arg, t, like.dtype, (std::string("like ") + of).c_str());
+    if (t.rank != like.rank || !std::equal(t.shape, t.shape + t.rank, like.shape))
+      fail(arg, "shape " + shape_text(t), shape_text(like) + to_match(of, like),
+           std::string("give it the shape of ") + of);
+  }
+
+  void gradient(const char* arg, const TensorView& t, const char* of, const TensorView& like) const {
+    present(arg, t);
+    if (!like) fail(arg, std::string("a tensor without ") + of, "none", std::string("drop it, or pass ") + of);
+    same(arg, t, of, like);
+    writable(arg, t);
+  }
+
+  /// No two elements share memory: by growing stride, each axis steps over all that the ones before it reach.
+  void writable(const char* arg, const TensorView& t) const {
+    std::pair<int64_t, int64_t> axes[TensorView::kMaxRank];  // stride, size
+    int n = 0;
+    for (int i = 0; i < t.rank; ++i) {
+      if (t.shape[i] == 0) return;
+      if (t.shape[i] > 1) axes[n++] = {t.stride[i], t.shape[i]};
+    }
+    std::sort(axes, axes + n);
+    int64_t reach = 0;
+    for (int i = 0; i < n; ++i) {
+      if (axes[i].first <= reach)
+        fail(arg, "strides " + tuple(t.stride, t.rank) + " for shape " + shape_text(t),
+             "positive strides under which no two elements share memory", "pass a tensor that is not expanded");
+      reach += axes[i].first * (axes[i].second - 1);
+    }
+  }
+
+  /// A dense gate (Hq) is per head, where broadcasting would align it with the rows.
+  void per_head_gate(TensorView& t) const {
+    if (!t || t.rank != 1 || packed()) return;
+    t.rank = 2;
+    t.shape[1] = 1;
+    t.stride[1] = 0;
+  }
+
+  void expand_gradients(AttentionBackward& p) const {
+    per_head_gate(p.dhead_gate);
+    if (p.dbias) expand(p.dbias, 4);
+    if (p.dalibi_slopes) expand(p.dalibi_slopes, 2);
+    if (p.dtemperature) expand(p.dtemperature, row_rank());
+    if (p.dhead_gate) expand(p.dhead_gate, row_rank());
+  }
+
+  const char* op_;
+  AttentionProblem& p_;
+  int64_t batch_ = 0, heads_ = 0;
+  int64_t queries_ = 0, keys_ = 0;  // of the longest sequence; −1 where the host cannot know
+};
+
+}  // namespace
+
+AttentionForward check(AttentionForward p) {
+  Checker c("attention", p);
+  c.inputs();
+  c.forward(p);
+  c.expand_inputs();
+  return p;
+}
+
+AttentionBackward check(AttentionBackward p) {
+  Checker c("attention_backward", p);
+  c.inputs();
+  c.backward(p);
+  c.expand_inputs();
+  return p;
+}
+
+std::string device_text(const TensorView& t) {
+  return t.device == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(t.device_index);
+}
+
+std::string describe(const AttentionProblem& p) {
+  const auto tensor = [](const char* name, const TensorView& t) {
+    return t ? std::string(", ") + name + " " + shape_text(t) + " " + dtype_name(t.dtype) : "";
+  };
+  const ScoreSpec& s = p.score;
+  const VisitSpec& v = p.visit;
+  std::string text = "query " + shape_text(p.query) + " " + dtype_name(p.query.dtype) + " on " + device_text(p.query) +
+                     tensor("key", p.key) + tensor("value", p.value) + ", scale " + number(s.scale);
+  if (s.softcap != 0) text += ", softcap " + number(s.softcap);
+  text += tensor("bias", s.bias) + tensor("alibi_slopes", s.alibi_slopes) + tensor("temperature", s.temperature) +
+          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate);
+  if (s.dropout_p != 0) text += ", dropout_p " + number(s.dropout_p);
+  if (v.causal) text += ", causal";
+  if (v.window_left >= 0 || v.window_right >= 0)
+    text += ", window (" + std::to_string(v.window_left) + ", " + std::to_string(v.window_right) + ")";
+  return text + tensor("cu_seqlens_q", v.cu_seqlens_q) + tensor("cu_seqlens_k", v.cu_seqlens_k);
+}
+
+}  // namespace saccade
