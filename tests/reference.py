@@ -170,7 +170,7 @@ def attention(tensors: dict[str, Tensor], options: dict, dtype: torch.dtype = to
 
 
 def gradients(forward, tensors: dict[str, Tensor], dout: Tensor, dlse: Tensor | None) -> dict[str, Tensor]:
-    """Outputs "out", "lse" and gradients "d<name>" of `forward(tensors) -> (out, lse)`; lse = -inf sends nothing back."""
+    """Outputs "out", "lse" and gradients "d<name>" of `forward(tensors) -> (out, lse)`; rows at -inf send nothing."""
     out, lse = forward(tensors)
     loss = (out * dout.to(out.dtype)).sum()
     if dlse is not None:

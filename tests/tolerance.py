@@ -1,18 +1,19 @@
 """How far a result may be from the float64 oracle (design.md section 6).
 
 Promise: the error is at most FACTOR times that of the composition an author would otherwise write in the same dtype
-(`matmul`, `softmax`, `matmul`, autograd: `composition`), plus rounding noise; the largest and the mean error separately.
+(`matmul`, `softmax`, `matmul`, autograd: `composition`), plus rounding noise; largest and mean error separately.
 The factor is 2 for outputs and 3 for gradients.
 
-The composition alone is no yardstick: by luck or by cancellation its error is exactly 0 on tiny problems (one key: w = 1,
-out = v). The noise term therefore is a first-order bound on what no careful evaluation avoids. With u the unit roundoff of the
-accumulator (float32; float64 for float64) and u_x that of the operands:
+The composition alone is no yardstick: by luck or by cancellation its error is exactly 0 on tiny problems (one key:
+w = 1, out = v). The noise term therefore is a first-order bound on what no careful evaluation avoids. With u the unit
+roundoff of the accumulator (float32; float64 for float64) and u_x that of the operands:
   * every score carries u * A_ij, A the sum of the magnitudes of its terms, so w_ij carries u * w_ij * r_ij with
     r_ij = 2 + A_ij + sum_j w_ij A_ij; sums carry that times the magnitudes of what they add;
   * a result is rounded to its dtype: u_x * |ref|;
-  * backward reads `out` as stored, so D_i = dout_i . out_i carries u_x * |dout_i| . |out_i| into every ds_ij = w_ij (dP_ij - D_i).
-`noise` evaluates these sums in float64; NOISE = 1 multiple of them is granted. `test_tolerance.py` shows that the budget still
-rejects one missing key, one per mille of scale, bfloat16 inside a float32 result.
+  * backward reads `out` as stored, so D_i = dout_i . out_i carries u_x * |dout_i| . |out_i| into every
+    ds_ij = w_ij (dP_ij - D_i).
+`noise` evaluates these sums in float64; NOISE multiples of them are granted. `test_oracle.py` shows that the budget
+still rejects one missing key, one per mille of scale, and bfloat16 inside a float32 result.
 
 lse is float32 whatever the operands, so it is held to the float32 composition of the operands as given.
 """

@@ -1,0 +1,62 @@
+"""Fixtures that every test shares: the kernels of this machine, and the oracle's verdict on a case, computed once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cases  # noqa: E402
+import tolerance  # noqa: E402
+
+REFERENCE = "cpu.reference.attention"
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def runnable() -> list[str]:
+    """Names of the attention kernels that this machine can run, in order of preference."""
+    try:
+        import saccade
+    except ImportError:  # collect the oracle's tests still; every test that asks for a kernel fails in the fixture
+        return ["none"]
+    return [k.name for k in saccade.kernels.list() if k.op == "attention" and not k.reason]
+
+
+KERNELS = runnable()
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest):
+    """Each runnable kernel in turn, forced for the length of the test."""
+    import saccade
+
+    with saccade.kernels.use(request.param):
+        yield request.param
+
+
+@functools.lru_cache(maxsize=None)
+def inputs_of(case: cases.Case) -> cases.Inputs:
+    return cases.make(case)
+
+
+@functools.lru_cache(maxsize=None)
+def expected_of(case: cases.Case) -> tolerance.Expected:
+    return tolerance.expect(inputs_of(case))
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count for the test: threads(n)."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
