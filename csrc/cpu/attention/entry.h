@@ -1,0 +1,15 @@
+#pragma once
+#include "saccade/attention.h"
+
+// What each instruction set's translation units export to kernels.cpp.
+#define SACCADE_DECLARE_ISA(isa)                                              \
+  namespace saccade::cpu::isa {                                               \
+  int64_t attention_workspace(const AttentionForward&, int threads);          \
+  void attention(const AttentionForward&, const Context&, void* workspace);   \
+  int64_t attention_workspace(const AttentionBackward&, int threads);         \
+  void attention(const AttentionBackward&, const Context&, void* workspace);  \
+  }
+
+#ifdef SACCADE_ISA
+SACCADE_DECLARE_ISA(SACCADE_ISA)
+#endif

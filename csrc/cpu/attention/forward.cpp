@@ -1,0 +1,159 @@
+#include <math.h>
+
+#include "cpu/attention/decode.h"
+#include "cpu/attention/entry.h"
+#include "cpu/attention/online.h"
+#include "cpu/attention/work.h"
+
+// Tiled forward: keys and values are packed once per head, then every tile of query rows walks its visible blocks of keys.
+namespace saccade::cpu::SACCADE_ISA {
+namespace {
+
+constexpr int kTileRows = 96;    // a multiple of every kMr
+constexpr int kBlockKeys = 128;  // scores of a tile: 48 KiB
+
+struct ForwardPlan {
+  Sequences seq;
+  Terms terms;
+  int64_t value_columns;      // Dv up to a whole panel
+  Pieces tiles;               // of query rows, of the sequences not in decode form
+  Pieces panels, blocks;      // packed key panels and key blocks
+  float *keys, *values;       // [Hk][panels][D][kNr], [Hk][Dv/kNr][keys][kNr]
+  bool* finite;               // [Hk][blocks]: are its values?
+  DecodePlan decode;
+  int64_t bytes;
+
+  struct Scratch {
+    alignas(64) float query[kTileRows][kRowStride];
+    alignas(64) float score[kTileRows][kBlockKeys];
+    alignas(64) float out[kTileRows][kRowStride];
+    RowState row[kTileRows];
+  }* scratch;
+
+  ForwardPlan(const AttentionForward& p, int threads, void* workspace)
+      : seq(p), terms(p.score, seq), value_columns(round_up(seq.value_dim, kNr)) {
+    Arena a{static_cast<char*>(workspace)};
+    const int64_t batch = seq.batch;
+    const auto tiled = [&](int64_t b) { return seq.query_count(b) > kDecodeRows; };
+    tiles = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.query_count(b) + kTileRows - 1) / kTileRows : 0; });
+    panels = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kNr - 1) / kNr : 0; });
+    blocks = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys : 0; });
+    int64_t panel_count = 0, block_count = 0;
+    for (int64_t b = 0; b < batch; ++b)
+      if (tiled(b)) {
+        panel_count += (seq.key_count(b) + kNr - 1) / kNr;
+        block_count += (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys;
+      }
+    finite = a.take<bool>(seq.key_heads * block_count);
+    keys = a.take<float>(seq.key_heads * panel_count * kNr * seq.head_dim);
+    values = a.take<float>(seq.key_heads * panel_count * kNr * value_columns);
+    decode = DecodePlan::make(a, seq, threads);
+    scratch = a.take<Scratch>(threads);
+    bytes = a.used;
+  }
+
+  float* key_panels(int64_t b, int64_t hk) const {
+    return keys + (hk * panels.total(seq.batch) + panels.first[b]) * kNr * seq.head_dim;
+  }
+  float* value_panels(int64_t b, int64_t hk) const {
+    return values + (hk * panels.total(seq.batch) + panels.first[b]) * kNr * value_columns;
+  }
+  bool* finite_blocks(int64_t b, int64_t hk) const { return finite + hk * blocks.total(seq.batch) + blocks.first[b]; }
+};
+
+/// Packs one block of keys and values of one head.
+template <class T>
+void pack_block(const ForwardPlan& plan, const AttentionForward& p, int64_t unit) {
+  const Sequences& s = plan.seq;
+  const int64_t all = plan.blocks.total(s.batch), hk = unit / all, b = plan.blocks.sequence(s.batch, unit % all);
+  const int64_t block = unit % all - plan.blocks.first[b], count = s.key_count(b), j0 = block * kBlockKeys;
+  const int64_t n = count - j0 < kBlockKeys ? count - j0 : kBlockKeys;
+  const Rows k = s.rows(p.key, b, hk, s.key_start(b)), v = s.rows(p.value, b, hk, s.key_start(b));
+  for (int64_t j = j0; j < j0 + n; j += kNr)
+    pack_panel_transposed<T>(k, j, count, s.head_dim, 1.0f, plan.key_panels(b, hk) + j * s.head_dim);
+  plan.finite_blocks(b, hk)[block] =
+      pack_columns<T>(v, j0, n, s.value_dim, plan.value_panels(b, hk) + j0 * kNr, count);
+}
+
+template <class T>
+void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::Scratch& w, int64_t unit) {
+  const Sequences& s = plan.seq;
+  // Heads of one sequence are neighbours, so threads share packed keys; long tiles first, so that the causal tail is short.
+  const int64_t b = plan.tiles.sequence(s.batch, unit / s.query_heads), tiles = plan.tiles.first[b + 1] - plan.tiles.first[b];
+  const int64_t local = unit - plan.tiles.first[b] * s.query_heads, h = local / tiles, hk = h / s.group;
+  const math::Range range = s.range(b, p.visit);
+  const int64_t i0 = (tiles - 1 - local % tiles) * kTileRows;
+  const int64_t i1 = i0 + kTileRows < range.queries ? i0 + kTileRows : range.queries;
+  const HeadTerms terms(plan.terms, s, range, b, h);
+  const Rows query = s.rows(p.query, b, h, s.query_start(b));
+
+  const int rows = static_cast<int>(i1 - i0), strips = (rows + kMr - 1) / kMr;
+  for (int r = 0; r < rows; ++r) {
+    load_row<T>(query, i0 + r, s.head_dim, plan.terms.scale2, w.query[r]);
+    for (int64_t c = 0; c < plan.value_columns; c += kWidth) Vec(0.0f).store(w.out[r] + c);
+    w.row[r] = RowState{};
+  }
+
+  const int64_t end = range.key_end(i1 - 1);
+  const float *keys = plan.key_panels(b, hk), *values = plan.value_panels(b, hk);
+  for (int64_t block = range.key_begin(i0) / kBlockKeys; block * kBlockKeys < end; ++block) {
+    const int64_t j0 = block * kBlockKeys, n = range.keys - j0 < kBlockKeys ? range.keys - j0 : kBlockKeys;
+    // Columns [lo, hi) of the block that some row of the strip sees, lo on a panel.
+    int lo[kTileRows / kMr], hi[kTileRows / kMr];
+    for (int t = 0; t < strips; ++t) {
+      const int64_t first = i0 + t * kMr, last = first + kMr <= i1 ? first + kMr - 1 : i1 - 1;
+      const int64_t from = range.key_begin(first) - j0, to = range.key_end(last) - j0;
+      lo[t] = static_cast<int>(from < 0 ? 0 : from / kNr * kNr);
+      hi[t] = static_cast<int>(to < n ? to : n);
+      if (hi[t] < lo[t]) hi[t] = lo[t];
+    }
+    const auto strip_rows = [&](int t) { return rows - t * kMr < kMr ? rows - t * kMr : kMr; };
+
+    for (int c = 0; c < n; c += kNr)
+      for (int t = 0; t < strips; ++t)
+        if (lo[t] <= c && c < hi[t])
+          tile<false, kRowStride, 1>(strip_rows(t), 2, s.head_dim, w.query[t * kMr], keys + (j0 + c) * s.head_dim, kNr,
+                                     w.score[t * kMr] + c, kBlockKeys);
+    for (int t = 0; t < strips; ++t)
+      for (int r = t * kMr; r < t * kMr + strip_rows(t) && lo[t] < hi[t]; ++r)
+        online_row(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
+                   plan.value_columns);
+    const bool finite = plan.finite_blocks(b, hk)[block];
+    for (int64_t c = 0; c < s.value_dim; c += kNr)
+      for (int t = 0; t < strips; ++t)
+        if (lo[t] < hi[t])
+          (finite ? tile<true, kBlockKeys, 1> : tile_nonfinite<kBlockKeys, 1>)(
+              strip_rows(t), panel_vectors(c, s.value_dim), hi[t] - lo[t], w.score[t * kMr] + lo[t],
+              values + c * range.keys + (j0 + lo[t]) * kNr, kNr, w.out[t * kMr] + c, kRowStride);
+  }
+
+  const Rows out = s.rows(p.out, b, h, s.query_start(b)), lse = s.scalars(p.lse, b, h);
+  for (int r = 0; r < rows; ++r) {
+    const float f = w.row[r].finish(terms, h, i0 + r, lse.at<float>(i0 + r));
+    store_row<T>(out, i0 + r, s.value_dim, f, w.out[r]);
+  }
+}
+
+template <class T>
+void run(const AttentionForward& p, const Context& context, void* workspace) {
+  const ForwardPlan plan(p, context.threads, workspace);
+  const Sequences& s = plan.seq;
+  for_units(context, plan.blocks.total(s.batch) * s.key_heads, [&](int64_t, int64_t u) { pack_block<T>(plan, p, u); });
+  for_units(context, plan.tiles.total(s.batch) * s.query_heads,
+            [&](int64_t worker, int64_t u) { run_tile<T>(plan, p, plan.scratch[worker], u); });
+  run_decode<T>(plan.decode, plan.terms, s, p, context);
+}
+
+}  // namespace
+
+int64_t attention_workspace(const AttentionForward& p, int threads) { return ForwardPlan(p, threads, nullptr).bytes; }
+
+void attention(const AttentionForward& p, const Context& context, void* workspace) {
+  switch (p.query.dtype) {
+    case DType::f32: return run<math::F32>(p, context, workspace);
+    case DType::bf16: return run<math::Bf16>(p, context, workspace);
+    default: return run<math::F16>(p, context, workspace);
+  }
+}
+
+}  // namespace saccade::cpu::SACCADE_ISA

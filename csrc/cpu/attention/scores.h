@@ -1,0 +1,170 @@
+#pragma once
+#include "cpu/attention/sequences.h"
+#include "cpu/vec/convert.h"
+#include "cpu/vec/mulhi.h"
+#include "math/modifier.h"
+#include "math/philox.h"
+
+// What happens to a row of products before it becomes a row of scores. Everything is in log2 units.
+namespace saccade::cpu::SACCADE_ISA {
+namespace {
+
+constexpr float kLog2e = static_cast<float>(math::kLog2e);
+constexpr float kInf = __builtin_inff();
+
+/// The score terms of one problem, their tensors broadcast to full rank.
+struct Terms {
+  float scale2;                        // scale·log2 e, folded into the packed operand
+  float softcap2;                      // 0: none
+  TensorView bias;                     // (B, Hq, Nq, Nk)
+  TensorView slopes;                   // (B, Hq)
+  TensorView temperature, gate;        // (B, Hq, Nq) or (T, Hq)
+  const float* sinks;
+  int64_t sink_stride;
+  uint32_t drop_below;                 // 0: no dropout
+  float keep_scale;                    // 1/(1 − p)
+  uint64_t seed;
+
+  Terms(const ScoreSpec& s, const Sequences& q)
+      : scale2(static_cast<float>(s.scale * math::kLog2e)),
+        softcap2(static_cast<float>(s.softcap * math::kLog2e)),
+        sinks(static_cast<const float*>(s.sinks.data)),
+        sink_stride(s.sinks ? s.sinks.stride[0] : 0),
+        drop_below(s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0),
+        keep_scale(static_cast<float>(1 / (1 - s.dropout_p))),
+        seed(s.seed) {
+    const int64_t n = q.queries, h = q.query_heads;
+    const int64_t full[4] = {q.batch, h, n, q.keys}, heads[2] = {q.batch, h}, dense[3] = {q.batch, h, n}, packed[2] = {n, h};
+    if (s.bias) bias = broadcast(s.bias, 4, full);
+    if (s.alibi_slopes) slopes = broadcast(s.alibi_slopes, 2, heads);
+    if (s.temperature) temperature = q.packed ? broadcast(s.temperature, 2, packed) : broadcast(s.temperature, 3, dense);
+    if (s.head_gate) gate = per_row(s.head_gate, q, packed, dense);
+  }
+
+  bool modifies() const { return softcap2 != 0 || bias || slopes || temperature; }
+  float sink2(int64_t h) const { return sinks[h * sink_stride] * kLog2e; }
+  float slope2(int64_t b, int64_t h) const {
+    return static_cast<const float*>(slopes.data)[b * slopes.stride[0] + h * slopes.stride[1]] * kLog2e;
+  }
+
+  /// A head gate is (Hq), or broadcastable to one number per row.
+  static TensorView per_row(const TensorView& t, const Sequences& q, const int64_t* packed, const int64_t* dense) {
+    if (q.packed) return broadcast(t, 2, packed);
+    if (t.rank != 1) return broadcast(t, 3, dense);
+    TensorView r = t;
+    r.rank = 3;
+    r.stride[1] = t.shape[0] == 1 ? 0 : t.stride[0];
+    r.stride[0] = r.stride[2] = 0;
+    return r;
+  }
+};
+
+/// The terms as one head of one sequence sees them.
+struct HeadTerms {
+  const Terms& all;
+  math::Range range;
+  Rows bias, temperature, gate;
+  DType bias_type = DType::none;
+  float slope2 = 0;
+  uint32_t number;  // b·Hq + h, the dropout stream
+  bool modifies;
+
+  HeadTerms(const Terms& t, const Sequences& q, const math::Range& visit, int64_t b, int64_t h)
+      : all(t), range(visit), number(static_cast<uint32_t>(b * q.query_heads + h)), modifies(t.modifies()) {
+    if (t.bias) {
+      bias_type = t.bias.dtype;
+      bias = {static_cast<char*>(t.bias.data) + (b * t.bias.stride[0] + h * t.bias.stride[1]) * dtype_size(bias_type),
+              t.bias.stride[2], t.bias.stride[3]};
+    }
+    if (t.temperature) temperature = q.scalars(t.temperature, b, h);
+    if (t.gate) gate = q.scalars(t.gate, b, h);
+    if (t.slopes) slope2 = t.slope2(b, h);
+  }
+
+  float gate_at(int64_t i) const { return all.gate ? *gate.at<const float>(i) : 1.0f; }
+};
+
+/// Bias element j of row i as fp32; a bool is 0 or −inf.
+inline float bias_at(const HeadTerms& t, int64_t i, int64_t j) {
+  const int64_t at = i * t.bias.row + j * t.bias.col;
+  switch (t.bias_type) {
+    case DType::f32: return reinterpret_cast<const float*>(t.bias.data)[at];
+    case DType::bf16: return math::Bf16::load(reinterpret_cast<const math::Bf16::Storage*>(t.bias.data)[at]);
+    case DType::f16: return math::F16::load(reinterpret_cast<const math::F16::Storage*>(t.bias.data)[at]);
+    default: return t.bias.data[at] ? 0.0f : -kInf;
+  }
+}
+
+/// s[0, n) += bias of row i, keys from j; −inf wins over NaN, as an invisible key must.
+inline void add_bias(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t n) {
+  int64_t x = 0;
+  const Vec minus_inf(-kInf), log2e(kLog2e);
+  if (t.bias.col == 1 && t.bias_type == DType::f32) {
+    const float* b = t.bias.at<const float>(i) + j;
+    for (; x + kWidth <= n; x += kWidth) {
+      const Vec v = Vec::load(b + x);
+      select(v == minus_inf, minus_inf, fma(v, log2e, Vec::load(s + x))).store(s + x);
+    }
+  } else if (t.bias.col == 0) {
+    const float b = bias_at(t, i, 0);
+    for (; x + kWidth <= n; x += kWidth)
+      (b == -kInf ? minus_inf : Vec::load(s + x) + Vec(b * kLog2e)).store(s + x);
+  }
+  for (; x < n; ++x) {
+    const float b = bias_at(t, i, j + x);
+    s[x] = b == -kInf ? -kInf : s[x] + b * kLog2e;
+  }
+}
+
+/// Turns products (scale included) into scores over s[0, n), keys from j, before masking.
+/// `capped`, if given, receives temperature·product after the cap: the backward needs it.
+inline void modify_row(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t n, float* capped = nullptr) {
+  if (t.all.temperature) {
+    const Vec f(*t.temperature.at<const float>(i));
+    for (int64_t x = 0; x < n; x += kWidth) (Vec::load(s + x) * f).store(s + x);
+  }
+  if (t.all.softcap2 != 0) {
+    const Vec cap(t.all.softcap2);
+    for (int64_t x = 0; x < n; x += kWidth) math::softcap(Vec::load(s + x), cap).store(s + x);
+  }
+  if (capped)
+    for (int64_t x = 0; x < n; x += kWidth) Vec::load(s + x).store(capped + x);
+  if (t.all.slopes) {
+    const Vec slope(t.slope2);
+    Vec distance = Vec(__builtin_convertvector(iota(), vf)) + Vec(static_cast<float>(j - t.range.position(i)));
+    for (int64_t x = 0; x < n; x += kWidth, distance = distance + Vec(kWidth))
+      math::alibi(Vec::load(s + x), slope, distance).store(s + x);
+  }
+  if (t.all.bias) add_bias(t, s, i, j, n < t.range.keys - j ? n : t.range.keys - j);
+}
+
+/// Masks s[0, n), keys from j, to the keys that row i sees.
+inline void mask_row(const math::Range& r, float* s, int64_t i, int64_t j, int64_t n) {
+  const int64_t lo = r.key_begin(i) - j, hi = r.key_end(i) - j;
+  const vi lane = iota();
+  for (int64_t x = 0; x < n; x += kWidth) {
+    if (lo <= x && x + kWidth <= hi) continue;
+    const vi at = lane + static_cast<int32_t>(x);
+    const int32_t l = static_cast<int32_t>(lo < 0 ? 0 : lo > n ? n : lo), h = static_cast<int32_t>(hi < 0 ? 0 : hi > n ? n : hi);
+    select((at >= l) & (at < h), Vec::load(s + x), Vec(-kInf)).store(s + x);
+  }
+}
+
+/// Calls f(x, keep) for every vector of s[0, n) with the dropout mask of row i, keys from j (a multiple of 64).
+template <class F>
+SACCADE_FN void for_dropout(const HeadTerms& t, int64_t i, int64_t j, int64_t n, F&& f) {
+  const vi lane = iota();
+  for (int64_t block = 0; block < n; block += 64)
+    for (int part = 0; part < 16; part += kWidth) {
+      Word c[4] = {Word((vu)(lane + static_cast<int32_t>((j + block) / 4 + part))), Word(static_cast<uint32_t>(i)),
+                   Word(t.number), Word(0u)};
+      math::philox(c, static_cast<uint32_t>(t.all.seed), static_cast<uint32_t>(t.all.seed >> 32));
+      for (int r = 0; r < 4; ++r) {
+        const int64_t x = block + 16 * r + part;
+        if (x < n) f(x, (Mask)(c[r].v >= t.all.drop_below));
+      }
+    }
+}
+
+}  // namespace
+}  // namespace saccade::cpu::SACCADE_ISA

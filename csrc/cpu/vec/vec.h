@@ -1,0 +1,126 @@
+#pragma once
+#include <stdint.h>
+
+#include "math/fn.h"
+
+// One vector type on GCC vector extensions. This header is compiled once per instruction set, inside a namespace named after
+// it and without external linkage, so nothing compiled for AVX-512 can be linked into the baseline's path.
+#ifndef SACCADE_ISA
+#error "compile with -DSACCADE_ISA=<base|avx2|avx512|neon>"
+#endif
+
+namespace saccade::cpu::SACCADE_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(kWidth * 4)));
+typedef int32_t vi __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t vu __attribute__((vector_size(kWidth * 4)));
+typedef float vf_unaligned __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+
+/// A mask of lanes: all ones or all zeros.
+using Mask = vi;
+
+struct Vec {
+  vf v;
+  Vec() = default;
+  SACCADE_FN Vec(vf x) : v(x) {}
+  SACCADE_FN Vec(float x) : v(x - vf{}) {}  // "x − {}" is a broadcast; "{} + x" is compiled worse by gcc 12
+  static SACCADE_FN Vec load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+  SACCADE_FN void store(float* p) const { *reinterpret_cast<vf_unaligned*>(p) = v; }
+};
+
+SACCADE_FN Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+SACCADE_FN Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+SACCADE_FN Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+SACCADE_FN Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+SACCADE_FN Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+SACCADE_FN Mask operator==(Vec a, Vec b) { return a.v == b.v; }
+SACCADE_FN Vec select(Mask m, Vec yes, Vec no) { return (vf)((m & (vi)yes.v) | (~m & (vi)no.v)); }
+SACCADE_FN Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
+SACCADE_FN Vec abs(Vec a) { return (vf)((vi)a.v & 0x7FFFFFFF); }
+/// NaN in `a` stays; NaN in `b` is ignored.
+SACCADE_FN Vec max(Vec a, Vec b) { return b.v > a.v ? b.v : a.v; }
+SACCADE_FN Vec min(Vec a, Vec b) { return b.v < a.v ? b.v : a.v; }
+
+/// Lane numbers 0, 1, … as floats and as integers.
+SACCADE_FN vi iota() {
+  vi r;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) r[i] = i;
+  return r;
+}
+
+/// 2^x: relative error 1.1e-7 (degree-5 minimax with p(0) = 1, so 2^0 is exactly 1); x ≤ −127 gives 0, x ≥ 128 infinity, NaN NaN.
+SACCADE_FN Vec exp2(Vec x) {
+  x = min(max(x, Vec(-127.0f)), Vec(128.0f));
+  const vf magic = Vec(12582912.0f + 127.0f).v;  // 1.5·2^23 leaves the rounded exponent, biased, in the low bits
+  const vf t = x.v + magic;
+  const vf f = x.v - (t - magic);
+  vf p = f * Vec(1.3264726e-3f).v + Vec(9.6715130e-3f).v;
+  p = p * f + Vec(5.5507336e-2f).v;
+  p = p * f + Vec(2.4022242e-1f).v;
+  p = p * f + Vec(6.9314700e-1f).v;
+  p = p * f + Vec(1.0f).v;
+  return p * (vf)((vu)t << 23);
+}
+
+/// Relative error 3e-7: an odd polynomial (Cephes tanhf) below 0.625, 1 − 2/(e^{2x} + 1) above.
+SACCADE_FN Vec tanh(Vec x) {
+  const Vec a = abs(x), z = x * x;
+  Vec p = fma(z, Vec(-5.70498872745e-3f), Vec(2.06390887954e-2f));
+  p = fma(p, z, Vec(-5.37397155531e-2f));
+  p = fma(p, z, Vec(1.33314422036e-1f));
+  p = fma(p, z, Vec(-3.33332819422e-1f));
+  const Vec small = fma(p * z, x, x);
+  const Vec large = Vec(1.0f) - Vec(2.0f) / (exp2(a * Vec(2.885390082f)) + Vec(1.0f));
+  const vi sign = (vi)x.v & (vi)Vec(-0.0f).v;
+  return select(a < Vec(0.625f), small, Vec((vf)((vi)large.v | sign)));
+}
+
+/// Sum and maximum over the lanes, halves folded in a fixed order.
+#define SACCADE_FOLD(v, op)                                                        \
+  _Pragma("GCC unroll 4") for (int half = kWidth / 2; half > 0; half /= 2) {       \
+    vi index;                                                                      \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kWidth; ++i) index[i] = i ^ half; \
+    v = op(v, Vec(__builtin_shuffle(v.v, index)));                                 \
+  }
+SACCADE_FN float sum(Vec v) {
+  SACCADE_FOLD(v, operator+)
+  return v.v[0];
+}
+SACCADE_FN float hmax(Vec v) {
+  SACCADE_FOLD(v, max)
+  return v.v[0];
+}
+#undef SACCADE_FOLD
+
+/// Transposes kWidth vectors in place: log2(kWidth) rounds of exchanging off-diagonal blocks.
+SACCADE_FN void transpose(vf (&r)[kWidth]) {
+#pragma GCC unroll 4
+  for (int s = 1; s < kWidth; s *= 2) {
+    vi lo, hi;
+#pragma GCC unroll 16
+    for (int e = 0; e < kWidth; ++e) {
+      lo[e] = (e & s) ? kWidth + e - s : e;
+      hi[e] = (e & s) ? kWidth + e : e + s;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if (i & s) continue;
+      const vf a = r[i], b = r[i + s];
+      r[i] = __builtin_shuffle(a, b, lo);
+      r[i + s] = __builtin_shuffle(a, b, hi);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace saccade::cpu::SACCADE_ISA
