@@ -1,0 +1,322 @@
+"""The attention functions: signatures, defaults and meaning. What they compute with is chosen by the arrays they are given."""
+
+from __future__ import annotations
+
+import sys
+from numbers import Integral, Real
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from saccade import kernels
+
+Array = TypeVar("Array")
+Window = int | tuple[int, int] | None
+
+
+class Gradients(NamedTuple):
+    """What `attention_backward` returns; each has shape and dtype of its input, None where that was absent or a boolean mask."""
+
+    dq: Any
+    dk: Any
+    dv: Any
+    dbias: Any = None
+    dalibi_slopes: Any = None
+    dtemperature: Any = None
+    dsinks: Any = None
+    dhead_gate: Any = None
+
+
+def softmax_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    bias: Array | None = None,
+    alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
+    temperature: Array | None = None,
+    head_gate: Array | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
+    return_lse: bool = False,
+) -> Array | tuple[Array, Array]:
+    """Exact softmax attention in tiles: no N x N matrix, forward or backward.
+
+    With p_i = i + Nk - Nq, the query's place on the key axis::
+
+        s_ij  = cap(temperature_i * scale * q_i.k_j) + bias_ij - alibi_slope_h * |p_i - j|     cap(x) = softcap * tanh(x / softcap)
+        lse_i = ln(sum_j exp(s_ij) + exp(sink_h))
+        out_i = head_gate_i * sum_j dropout_ij * exp(s_ij - lse_i) * v_j
+
+    A row that sees no key gives out 0 and lse -inf (the sink's logit where there is a sink), never NaN.
+
+    Args:
+        q: (B, Hq, Nq, D), or packed (Tq, Hq, D) with `cu_seqlens_*`. float32, bfloat16, float16, or float64 (reference kernel only).
+            Any strides: a transposed (B, N, H, D) costs no copy. torch tensors, NumPy and JAX arrays, or anything with `__dlpack__`.
+        k: (B, Hk, Nk, D) or (Tk, Hk, D), dtype of q. Hq is a multiple of Hk; query head h reads key head h // (Hq // Hk).
+        v: (B, Hk, Nk, Dv) or (Tk, Hk, Dv), dtype of q. Dv may differ from D.
+        causal: key j is visible iff j <= p_i: aligned bottom-right, the last query sees every key. (`sdpa` has torch's top-left.)
+        window: (left, right) keeps p_i - left <= j <= p_i + right, in tokens; w means (w, w); -1 is unbounded. Intersects `causal`.
+        scale: factor of q.k; None: D ** -0.5.
+        softcap: bound of the scaled score; 0: none.
+        bias: broadcastable to (B, Hq, Nq, Nk), also when packed (Nq, Nk then the longest). float32 or q's dtype: added to the score,
+            differentiable. bool: True marks a visible pair.
+        alibi_slopes: (Hq,) or (B, Hq), score per token of distance; differentiable, computed in float32 (float64 with q), as are:
+        sinks: (Hq,), a logit per head that takes weight and gives no value.
+        temperature: broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the score per query.
+        head_gate: (Hq,), or broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the output.
+        dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). Does not enter lse.
+        seed: of the dropout mask, 64 bits; the mask is a pure function of (seed, b, h, i, j). None: drawn from torch's default generator;
+            NumPy and JAX have no such generator and must pass one.
+        cu_seqlens_q, cu_seqlens_k: int32 (B + 1,), offsets of the packed sequences, from 0 to Tq and Tk.
+        return_lse: also return lse.
+
+    Returns:
+        out, q's shape with Dv as last size, in q's dtype and memory order; with `return_lse` also lse, (B, Hq, Nq) or (Tq, Hq), natural
+        logarithm, float32 (float64 with q). Both are differentiable, once. Results do not depend on the number of threads.
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit together, or no kernel (or not the forced one) can run: the text says what to change.
+        TypeError, ValueError: an argument that is no number, window or array of the right kind.
+
+    Sources: FlashAttention (arXiv:2205.14135) and FlashAttention-2 (2307.08691); FlashDecoding (split keys for few queries); GQA
+    (2305.13245); ALiBi (2108.12409); soft capping (Gemma 2, 2408.00118); sinks (StreamingLLM, 2309.17453; gpt-oss); output gate
+    (2505.06708); dropout by counter (Philox, SC'11).
+    """
+    backend, tensors, scalars = _arguments(
+        "softmax_attention",
+        q,
+        k,
+        v,
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        temperature=temperature,
+        head_gate=head_gate,
+        dropout_p=dropout_p,
+        seed=seed,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+    out, lse = backend.attention(tensors, scalars)
+    return (out, lse) if return_lse else out
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    score: str = "softmax",
+    causal: bool = False,
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    bias: Array | None = None,
+    alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
+    temperature: Array | None = None,
+    head_gate: Array | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
+    return_lse: bool = False,
+) -> Array | tuple[Array, Array]:
+    """Attention with the score map named by `score`: "softmax". Everything else as in `softmax_attention`."""
+    backend, tensors, scalars = _arguments(
+        "attention",
+        q,
+        k,
+        v,
+        score=score,
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        temperature=temperature,
+        head_gate=head_gate,
+        dropout_p=dropout_p,
+        seed=seed,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+    out, lse = backend.attention(tensors, scalars)
+    return (out, lse) if return_lse else out
+
+
+def attention_backward(
+    dout: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    lse: Array,
+    *,
+    dlse: Array | None = None,
+    score: str = "softmax",
+    causal: bool = False,
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    bias: Array | None = None,
+    alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
+    temperature: Array | None = None,
+    head_gate: Array | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
+) -> Gradients:
+    """Gradients of `attention` as a plain function, for arrays without autograd (NumPy, JAX's custom_vjp). torch needs it not.
+
+    Args:
+        dout: gradient of out, shape and dtype of out. dlse: gradient of lse, optional.
+        out, lse: what the forward returned for the same q, k, v and options (a dropout `seed` must be the forward's).
+    """
+    backend, tensors, scalars = _arguments(
+        "attention_backward",
+        q,
+        k,
+        v,
+        score=score,
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        temperature=temperature,
+        head_gate=head_gate,
+        dropout_p=dropout_p,
+        seed=seed,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        draws=False,
+    )
+    return Gradients(*backend.attention_backward(dout, dlse, out, lse, tensors, scalars))
+
+
+def sdpa(
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Array:
+    """`torch.nn.functional.scaled_dot_product_attention` with its own signature and conventions, on torch tensors.
+
+    Shapes (..., [H,] N, D), leading sizes broadcast. `is_causal` is torch's top-left mask: key j is visible to query i iff j <= i, also
+    when the lengths differ (`softmax_attention` aligns bottom-right). `attn_mask` is boolean (True: visible) or added to the scores, and
+    broadcasts to (..., H, Nq, Nk); it cannot be combined with `is_causal`. A row that its mask hides completely gives 0.
+    With dropout the mask of dropped weights is another one than torch's for the same generator state.
+    """
+    backend = _backend(query)
+    if backend.__name__ != "saccade._torch":
+        raise TypeError(f"sdpa: query: got {type(query).__name__}, wanted a torch.Tensor; softmax_attention takes other arrays")
+    return backend.sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
+def _backend(q: Any) -> ModuleType:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(q, torch.Tensor):
+        from saccade import _torch
+
+        return _torch
+    from saccade import _arrays
+
+    return _arrays
+
+
+def _arguments(
+    fn: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    score: str = "softmax",
+    causal: bool = False,
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    bias: Any = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    temperature: Any = None,
+    head_gate: Any = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    draws: bool = True,
+) -> tuple[ModuleType, tuple, tuple]:
+    """The backend, and the tensors and scalars in the order of the torch schema (csrc/bindings/torch/library.cpp)."""
+    backend = _backend(q)
+    tensors = backend.prepare(
+        fn, (q, k, v, bias, alibi_slopes, temperature, sinks, head_gate, cu_seqlens_q, cu_seqlens_k)
+    )
+    if not isinstance(score, str):
+        raise TypeError(f"{fn}: score: got {type(score).__name__}, wanted a name; pass 'softmax'")
+    if not isinstance(causal, (bool, int)):
+        raise TypeError(f"{fn}: causal: got {type(causal).__name__}, wanted a bool; pass True or False")
+    if scale is None:
+        shape = getattr(q, "shape", ())
+        scale = shape[-1] ** -0.5 if len(shape) and shape[-1] else 1.0  # without channels the core says what is wrong
+    else:
+        scale = _real(fn, "scale", scale)
+    left, right = _window(fn, window)
+    softcap, dropout_p = _real(fn, "softcap", softcap), _real(fn, "dropout_p", dropout_p)
+    seed = _seed(fn, seed, backend if draws and dropout_p > 0 else None, dropout_p)
+    return backend, tensors, (score, scale, softcap, bool(causal), left, right, dropout_p, seed, kernels.forced())
+
+
+def _real(fn: str, name: str, x: Any) -> float:
+    if not isinstance(x, Real):
+        raise TypeError(f"{fn}: {name}: got {type(x).__name__}, wanted a number; pass a Python float")
+    return float(x)
+
+
+def _window(fn: str, window: Any) -> tuple[int, int]:
+    if window is None:
+        return -1, -1
+    sides = (window, window) if isinstance(window, Integral) else window
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+        raise TypeError(f"{fn}: window: got {window!r}, wanted None, an int or (left, right); count tokens, -1 is unbounded")
+    left, right = int(sides[0]), int(sides[1])
+    if left < -1 or right < -1:
+        raise ValueError(f"{fn}: window: got {window!r}, wanted sides >= -1; -1 is unbounded")
+    return left, right
+
+
+def _seed(fn: str, seed: Any, generator: ModuleType | None, dropout_p: float) -> int:
+    if seed is None:
+        if dropout_p <= 0:
+            return 0
+        drawn = generator.draw_seed() if generator is not None else None
+        if drawn is None:
+            raise ValueError(f"{fn}: seed: got None with dropout_p {dropout_p}, wanted an int; pass the seed of the dropout mask")
+        return drawn
+    if not isinstance(seed, Integral):
+        raise TypeError(f"{fn}: seed: got {type(seed).__name__}, wanted an int; pass seed=...")
+    seed = int(seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{fn}: seed: got {seed}, wanted 64 bits; pass 0 <= seed < 2**64")
+    return seed - 2**64 if seed >= 2**63 else seed  # the schema's int is signed
