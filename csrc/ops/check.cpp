@@ -132,7 +132,8 @@ class Checker {
     if (overflow)
       fail(arg, "shape " + shape_text(t) + " and strides " + tuple(t.stride, t.rank), "fewer than 2^63 bytes",
            "split the problem");
-    if (t.device != p_.query.device || t.device_index != p_.query.device_index)
+    const TensorView& q = p_.query;
+    if (t.device != q.device || (q.device != DeviceType::cpu && t.device_index != q.device_index))
       fail(arg, "device " + device_text(t), "the query's " + device_text(p_.query), "move it there");
     if (!t.data && t.numel() > 0)
       fail(arg, "a null pointer for shape " + shape_text(t), "the address of its first element",
