@@ -1,0 +1,144 @@
+"""Trains the attentions side by side, a few steps of each in turn so that a change of the machine's mood hits all alike."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from saccade.cli._console import Progress, table
+
+from .attentions import ATTENTIONS
+
+TURN = 4  # steps of one attention before the next has its turn
+FEWEST, MOST = 60, 200
+# Two float32 attentions that differ in rounding only stay this close while training amplifies the difference; beyond the
+# first steps Adam divides noise by noise, and the gap is reported, not judged.
+EARLY, EARLY_TOLERANCE = 20, 2e-3
+
+
+class Worker:
+    """A `saccade.demo.train` process."""
+
+    def __init__(self, name: str, total: int, options: argparse.Namespace):
+        command = [sys.executable, "-m", "saccade.demo.train", name, "--total", str(total), "--seed", str(options.seed)]
+        command += ["--threads", str(options.threads), "--config", options.config]
+        self.name = name
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.read()
+
+    def read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"saccade demo: the run with {self.name} ended with status {self.process.wait()}; see above")
+        return json.loads(line)
+
+    def send(self, **order: object) -> None:
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def seconds_per_round(options: argparse.Namespace) -> float:
+    """A step of every attention, from three of the first one after one to warm up."""
+    worker = Worker(next(iter(ATTENTIONS)), 1, options)
+    worker.send(steps=4)
+    times = [worker.read()["seconds"] for _ in range(4)]
+    worker.close()
+    return statistics.median(times[1:]) * len(ATTENTIONS)
+
+
+def train(options: argparse.Namespace) -> dict[str, Any]:
+    """Loss and seconds of every step, held-out loss, peak memory and a sample for each attention."""
+    steps = options.steps or min(MOST, max(FEWEST, int(options.seconds / seconds_per_round(options))))
+    workers = {name: Worker(name, steps, options) for name in ATTENTIONS}
+    runs: dict[str, dict[str, Any]] = {n: {"title": ATTENTIONS[n].title, "loss": [], "seconds": []} for n in workers}
+    with Progress(steps * len(workers), "training, steps") as progress:
+        for start in range(0, steps, TURN):
+            for name, worker in workers.items():
+                count = min(TURN, steps - start)
+                worker.send(steps=count)
+                for _ in range(count):
+                    answer, r = worker.read(), runs[name]
+                    r["loss"].append(answer["loss"])
+                    r["seconds"].append(answer["seconds"])
+                    shown = (f"{n} {r['loss'][-1]:.3f} {r['seconds'][-1]:.2f} s" for n, r in runs.items() if r["loss"])
+                    progress.advance(" | ".join(shown))
+    with Progress(len(workers), "sampling") as progress:
+        for name, worker in workers.items():
+            worker.send(finish=options.sample)
+            runs[name] |= worker.read()
+            worker.close()
+            progress.advance(name)
+    return {"steps": steps, "runs": runs, "machine": platform.processor() or platform.machine()}
+
+
+def judge(result: dict[str, Any]) -> list[str]:
+    """What went wrong with the loss curves that must coincide; also stores the gaps in the runs."""
+    faults = []
+    for name, r in result["runs"].items():
+        tail = max(1, result["steps"] // 10)
+        r["step"] = statistics.median(r["seconds"][1:] or r["seconds"])
+        r["final"] = statistics.fmean(r["loss"][-tail:])
+        other = ATTENTIONS[name].same_as
+        if not other:
+            continue
+        r["gap"] = [abs(a - b) for a, b in zip(r["loss"], result["runs"][other]["loss"], strict=True)]
+        r["early_gap"] = max(r["gap"][:EARLY])
+        if not r["early_gap"] <= EARLY_TOLERANCE:
+            faults.append(
+                f"{name}: loss differs from {other}'s by {r['early_gap']:.2g} within {EARLY} steps, wanted {EARLY_TOLERANCE:g}"
+            )
+    return faults
+
+
+HEADERS = ["attention", "loss, last tenth", "held-out loss", "ms/step", "peak memory, MiB", "max loss gap, early", "at the end"]
+
+
+def summary(result: dict[str, Any]) -> list[list[object]]:
+    return [
+        [
+            r["title"],
+            f"{r['final']:.4f}",
+            f"{r['held_out']:.4f}",
+            f"{1e3 * r['step']:.1f}",
+            f"{r['memory'] / 2**20:.0f}",
+            f"{r['early_gap']:.1e}" if "gap" in r else "",
+            f"{r['gap'][-1]:.1e}" if "gap" in r else "",
+        ]
+        for r in result["runs"].values()
+    ]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, prints and writes the report; 1 when curves that must coincide do not."""
+    if not options.no_plots:
+        from saccade.cli._plot import pyplot
+
+        pyplot()  # missing matplotlib is better known now than after the training
+    begin = time.monotonic()
+    result = train(options)
+    faults = judge(result)
+    result["wall"] = time.monotonic() - begin
+    out = pathlib.Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").write_text(json.dumps(result, indent=1))
+    last = list(result["runs"].values())[-1]
+    print(table(HEADERS, summary(result)))
+    print(f"\n{last['parameters'] / 1e6:.1f} M parameters, {result['steps']} steps each, {result['wall']:.0f} s in all")
+    print(f"\n{last['title']} continues “{last['prompt']}”:\n{last['prompt']}{last['text']}\n")
+    if not options.no_plots:
+        from .report import write
+
+        print(f"report: {write(result, HEADERS, summary(result), out)}")
+    print("\n".join(f"FAILED {f}" for f in faults) or "the loss curves coincide")
+    return 1 if faults else 0
