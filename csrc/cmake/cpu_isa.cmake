@@ -13,6 +13,8 @@ endif()
 set(SACCADE_BUILT_ISAS ${SACCADE_CPU_ISAS})
 if(NOT SACCADE_BUILT_ISAS)
   set(SACCADE_BUILT_ISAS ${known_isas})
+elseif(NOT "base" IN_LIST SACCADE_BUILT_ISAS)
+  list(PREPEND SACCADE_BUILT_ISAS base)  # what every machine can run
 endif()
 foreach(isa ${SACCADE_BUILT_ISAS})
   if(NOT isa IN_LIST known_isas)
