@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <list>
 #include <string>
 
 #include "math/philox.h"
@@ -11,6 +12,9 @@
 
 namespace saccade::test {
 namespace {
+
+using F = AttentionForward;
+using B = AttentionBackward;
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
@@ -317,6 +321,79 @@ TEST(Reference, SameBitsOnAnyNumberOfThreads) {
     EXPECT_EQ(serial.dtemperature.bytes(), pooled.dtemperature.bytes());
     EXPECT_EQ(serial.dsinks.bytes(), pooled.dsinks.bytes());
   }
+}
+
+/// `t` in memory with axes reversed, gaps, and (inputs) the last axis backwards.
+struct Scattered {
+  Scattered(const TensorView& t, bool backwards) : view(t) {
+    int64_t step = 3;
+    for (int i = 0; i < t.rank; ++i) {
+      view.stride[i] = step;
+      step = step * t.shape[i] + 5;
+    }
+    memory.assign(static_cast<size_t>(step), -77);
+    view.data = memory.data();
+    if (backwards) {
+      const int last = t.rank - 1;
+      view.data = memory.data() + view.stride[last] * (t.shape[last] - 1);
+      view.stride[last] *= -1;
+    }
+  }
+  double& at(int64_t e) {
+    int64_t offset = 0;
+    for (int i = view.rank - 1; i >= 0; e /= view.shape[i--]) offset += e % view.shape[i] * view.stride[i];
+    return static_cast<double*>(view.data)[offset];
+  }
+  TensorView view;
+  std::vector<double> memory;
+};
+
+TEST(Reference, AnyStrides) {
+  for (int options : {kOptions - 1 - kMask, kOptions - 1 - kMask - kPacked})
+    for (uint32_t seed = 0; seed < 10; ++seed) {
+      SCOPED_TRACE(seed);
+      Attention a = make(options, seed);
+      a.run_forward(reference());
+      a.run_backward(reference());
+      B p = a.backward();
+      TensorView* const inputs[] = {&p.query,
+                                    &p.key,
+                                    &p.value,
+                                    &p.out,
+                                    &p.dout,
+                                    &p.lse,
+                                    &p.dlse,
+                                    &p.score.bias,
+                                    &p.score.alibi_slopes,
+                                    &p.score.temperature,
+                                    &p.score.sinks,
+                                    &p.score.head_gate};
+      TensorView* const outputs[] = {&p.dquery,        &p.dkey,         &p.dvalue, &p.dbias,
+                                     &p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate};
+      std::list<Scattered> alive;
+      std::vector<std::pair<Scattered*, TensorView>> compare;
+      for (TensorView* t : inputs) {
+        Scattered& s = alive.emplace_back(*t, true);
+        for (int64_t e = 0; e < t->numel(); ++e) s.at(e) = static_cast<const double*>(t->data)[e];
+        *t = s.view;
+      }
+      for (TensorView* t : outputs) {
+        compare.emplace_back(&alive.emplace_back(*t, false), *t);
+        *t = compare.back().first->view;
+      }
+      F f;
+      static_cast<AttentionProblem&>(f) = p;
+      compare.emplace_back(&alive.emplace_back(a.out.view(), false), a.out.view());
+      f.out = compare.back().first->view;
+      compare.emplace_back(&alive.emplace_back(a.lse.view(), false), a.lse.view());
+      f.lse = compare.back().first->view;
+      Workspace w(std::max(workspace_bytes(f, reference()), workspace_bytes(p, reference())));
+      attention_forward(f, reference(), w.data());
+      attention_backward(p, reference(), w.data());
+      for (auto& [scattered, expected] : compare)
+        for (int64_t e = 0; e < expected.numel(); ++e)
+          ASSERT_EQ(scattered->at(e), static_cast<const double*>(expected.data)[e]);
+    }
 }
 
 /// A low-precision call is the fp64 call on the rounded inputs, rounded once.
