@@ -71,9 +71,7 @@ class Inputs:
 
     def requiring_grad(self) -> Inputs:
         """A copy whose float tensors are leaves with their memory layout kept."""
-        tensors = {
-            k: t.detach().requires_grad_(True) if t.is_floating_point() else t for k, t in self.tensors.items()
-        }
+        tensors = {k: t.detach().requires_grad_(True) if t.is_floating_point() else t for k, t in self.tensors.items()}
         return dataclasses.replace(self, tensors=tensors)
 
 

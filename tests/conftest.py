@@ -13,8 +13,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import cases  # noqa: E402
-import tolerance  # noqa: E402
+import cases
+import tolerance
 
 REFERENCE = "cpu.reference.attention"
 
@@ -44,12 +44,12 @@ def kernel(request: pytest.FixtureRequest):
         yield request.param
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def inputs_of(case: cases.Case) -> cases.Inputs:
     return cases.make(case)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def expected_of(case: cases.Case) -> tolerance.Expected:
     return tolerance.expect(inputs_of(case))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import saccade
 import torch
 from cases import Inputs
 from torch import Tensor
-
-import saccade
 
 
 def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -29,8 +28,8 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + 7919 * len(shape)), dtype=dtype)
 
 
-def qkv(B: int = 1, Hq: int = 2, Hk: int = 1, Nq: int = 20, Nk: int = 33, D: int = 16, Dv: int | None = None, seed: int = 0,
-        dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def qkv(B: int = 1, Hq: int = 2, Hk: int = 1, Nq: int = 20, Nk: int = 33, D: int = 16, Dv: int | None = None,
+        seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shapes = (B, Hq, Nq, D), (B, Hk, Nk, D), (B, Hk, Nk, Dv or D)
     return tuple(random(*s, seed=seed + 1000 * n, dtype=dtype) for n, s in enumerate(shapes))
 

@@ -7,10 +7,9 @@ import dataclasses
 import cases
 import helpers
 import pytest
+import saccade
 import torch
 from conftest import KERNELS, REFERENCE, expected_of, inputs_of
-
-import saccade
 
 NAN = float("nan")
 EVERYWHERE = [c for c in cases.select() if c.dtype != "float64"]
@@ -76,7 +75,9 @@ def test_forcing_what_cannot_run_gives_every_reason():
     assert reasons[REFERENCE] == "" and "float64" in reasons[tiled]
 
 
-@pytest.mark.parametrize("name", ["window-empty-float32", "bias-bool-float32", "q200k17-causal-bfloat16", "varlen-float16"])
+@pytest.mark.parametrize(
+    "name", ["window-empty-float32", "bias-bool-float32", "q200k17-causal-bfloat16", "varlen-float16"]
+)
 def test_empty_rows_are_exactly_zero(name, kernel):
     """out 0, lse -inf, no gradient from or to such a row, whatever gradient arrives there."""
     inputs = inputs_of(cases.BY_NAME[name])

@@ -114,7 +114,9 @@ def _mistakes(case: Case):
     yield "causal though it is not", run(dataclasses.replace(inputs, options=inputs.options | {"window": (-1, 0)}))
 
 
-@pytest.mark.parametrize("case", [Case("plain", Nq=65, Nk=65, D=40), Case("outlier", Nq=70, Nk=70, D=64, values="outliers")])
+@pytest.mark.parametrize(
+    "case", [Case("plain", Nq=65, Nk=65, D=40), Case("outlier", Nq=70, Nk=70, D=64, values="outliers")]
+)
 def test_budget_rejects_mistakes(case):
     expected = tolerance.expect(make(case))
     for what, results in _mistakes(case):
