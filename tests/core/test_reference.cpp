@@ -111,6 +111,28 @@ TEST(Reference, NanStaysWithWhatDependsOnIt) {
   EXPECT_TRUE(std::isnan(a.dquery.get(2)));
 }
 
+TEST(Reference, DroppedValuesAndEmptyRowsGiveNothing) {
+  Attention a = one_channel({1, 1}, {1, 2, 3, 4}, {kInf, kInf, kInf, kInf});
+  a.dout = Tensor(DType::f64, {1, 1, 2, 1}, {1, 1});
+  a.make_gradients();
+  a.score.dropout_p = 0.5, a.score.seed = 2;
+  const uint32_t threshold = math::dropout_threshold(0.5);
+  for (uint32_t j = 0; j < 4; ++j)  // what either query keeps is finite
+    if (math::dropout_keep(2, threshold, 0, 0, j) || math::dropout_keep(2, threshold, 0, 1, j)) a.value.set(j, 1);
+  int dropped = 0;
+  for (int j = 0; j < 4; ++j) dropped += a.value.get(j) == kInf;
+  ASSERT_TRUE(dropped > 0 && dropped < 4);
+  a.run_forward(reference());
+  a.run_backward(reference());
+  for (int i : {0, 1}) EXPECT_TRUE(std::isfinite(a.out.get(i)) && std::isfinite(a.dquery.get(i)));
+
+  a.value.fill(1);
+  a.lse.fill(-kInf);  // as float32 rounds a row of scores below -3.4e38
+  a.run_backward(reference());
+  for (const Tensor* t : {&a.dquery, &a.dkey, &a.dvalue})
+    for (int64_t i = 0; i < t->numel(); ++i) EXPECT_EQ(t->get(i), 0);
+}
+
 TEST(Reference, ZeroSizes) {
   for (int zero = 0; zero < 4; ++zero) {
     SCOPED_TRACE(zero);
