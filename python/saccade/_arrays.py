@@ -1,4 +1,4 @@
-"""Arrays that are not torch's: NumPy, JAX, and whatever else has `__dlpack__`. Results come back as the query's kind, without a copy."""
+"""Arrays that are not torch's: NumPy, JAX, whatever has `__dlpack__`. Results are of the query's kind, not copied."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ try:
     from saccade import _dlpack
 except ImportError as error:
     raise ImportError(
-        f"saccade: arrays other than torch tensors need the module saccade._dlpack, which this installation lacks for this Python ({error}); "
+        f"saccade: arrays other than torch tensors need saccade._dlpack, which is not here for this Python ({error}); "
         "install a wheel made for it, or build with pybind11 and the Python headers at hand"
     ) from error
 

@@ -25,11 +25,11 @@ _PARAMETERS = slice(4, 8)
 
 
 def prepare(fn: str, tensors: tuple) -> tuple:
-    """Refuses what is no tensor or lies elsewhere; casts as autocast does for SDPA; casts parameters to the type of statistics."""
+    """Refuses what is no tensor or lies elsewhere; casts as autocast does for SDPA, and parameters to lse's type."""
     device = tensors[0].device
     if device.type not in ("cpu", "meta"):
-        raise ValueError(f"{fn}: q: got a tensor on {device}, wanted one on cpu; this build has no kernels for {device.type}")
-    for name, t in zip(_NAMES, tensors):
+        raise ValueError(f"{fn}: q: got a tensor on {device}, wanted one on cpu; this build has no other kernels")
+    for name, t in zip(_NAMES, tensors, strict=True):
         if t is None and name not in "qkv":
             continue
         if not isinstance(t, Tensor):
@@ -37,7 +37,7 @@ def prepare(fn: str, tensors: tuple) -> tuple:
         if t.device != device:
             raise ValueError(f"{fn}: {name}: got a tensor on {t.device}, wanted one on {device} like q; move it there")
     q, k, v, bias, *parameters, cu_q, cu_k = tensors
-    if torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         low = torch.get_autocast_dtype(device.type)
         q, k, v = (_cast(t, low) for t in (q, k, v))
         if bias is not None and bias.dtype != torch.float32:
@@ -55,10 +55,12 @@ def attention(tensors: tuple, scalars: tuple) -> tuple[Tensor, Tensor]:
     return _ops.attention(*tensors, *scalars)
 
 
-def attention_backward(dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, tensors: tuple, scalars: tuple) -> tuple:
+def attention_backward(
+    dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, tensors: tuple, scalars: tuple
+) -> tuple:
     needs = [t is not None and t.is_floating_point() for t in tensors[3:8]]
     results = _ops.attention_backward(dout, dlse, out, lse, *tensors, *scalars, needs)
-    return tuple(result if need else None for result, need in zip(results, [True] * 3 + needs))
+    return tuple(result if need else None for result, need in zip(results, [True] * 3 + needs, strict=True))
 
 
 def explain(tensors: tuple, scalars: tuple, backward: bool) -> list[tuple[str, str, bool]]:
@@ -83,7 +85,7 @@ def draw_seed() -> int:
 
 
 def _dense_like(t: Tensor, last: Any = None) -> Tensor:
-    """As csrc/bindings/problem.h: in the order of t's strides, the last dimension innermost; contiguous where a stride is 0."""
+    """As csrc/bindings/problem.h: the order of t's strides, last dimension innermost; contiguous if a stride is 0."""
     sizes, rank = list(t.shape), t.dim()
     if last is not None:
         sizes[-1] = last
@@ -105,7 +107,7 @@ def _(dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, *arguments: A
     needs = arguments[-1]
     optional = [
         t.new_empty(t.shape) if need and t is not None else lse.new_empty(0, dtype=torch.float32)
-        for need, t in zip(needs, arguments[3:8])
+        for need, t in zip(needs, arguments[3:8], strict=True)
     ]
     return (*(_dense_like(t) for t in arguments[:3]), *optional)
 
@@ -122,7 +124,7 @@ def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
         dout = torch.zeros_like(out)
     needs = list(ctx.needs_input_grad[:8])
     gradients = _ops.attention_backward(dout, dlse, out, lse, *tensors, *ctx.scalars, needs[3:])
-    gradients = (gradient if need else None for gradient, need in zip(gradients, needs))
+    gradients = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
     return (*gradients, *[None] * (2 + len(ctx.scalars)))
 
 
@@ -162,12 +164,14 @@ def sdpa(
     enable_gqa: bool,
 ) -> Tensor:
     operands = (query, key, value)
-    for name, t in zip(("query", "key", "value"), operands):
+    for name, t in zip(("query", "key", "value"), operands, strict=True):
         if not isinstance(t, Tensor) or t.dim() < 2:
             got = f"{t.dim()} dimensions" if isinstance(t, Tensor) else type(t).__name__
             raise ValueError(f"sdpa: {name}: got {got}, wanted a tensor (..., H, N, D); pass at least (N, D)")
     if is_causal and attn_mask is not None:
-        raise RuntimeError("sdpa: attn_mask: got a tensor with is_causal=True, wanted one of them; fold the causal mask into attn_mask")
+        raise RuntimeError(
+            "sdpa: attn_mask: got a tensor with is_causal=True, wanted one of them; fold causality into attn_mask"
+        )
     masks = () if attn_mask is None else (attn_mask,)
     batch = torch.broadcast_shapes(*(t.shape[:-3] for t in (*operands, *masks)))
     query, key, value = (_with_batch(t, batch) for t in operands)
@@ -176,7 +180,9 @@ def sdpa(
         if heads == 1:
             query = query.expand(-1, key_heads, -1, -1)
         elif key_heads != 1:
-            raise ValueError(f"sdpa: key: got {key_heads} heads, wanted the query's {heads}, or 1; enable_gqa=True lets heads share keys")
+            raise ValueError(
+                f"sdpa: key: got {key_heads} heads, wanted the query's {heads}, or 1; enable_gqa=True shares keys"
+            )
     window = None
     if is_causal:  # key j <= i is j <= p_i + (Nq - Nk), and keys from Nq on are seen by nobody
         tokens = query.shape[2]

@@ -1,4 +1,4 @@
-"""The attention functions: signatures, defaults and meaning. What they compute with is chosen by the arrays they are given."""
+"""The attention functions: signatures, defaults and meaning. The arrays they are given choose what computes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Window = int | tuple[int, int] | None
 
 
 class Gradients(NamedTuple):
-    """What `attention_backward` returns; each has shape and dtype of its input, None where that was absent or a boolean mask."""
+    """What `attention_backward` returns: shape and dtype of each input, None where it was absent or a boolean mask."""
 
     dq: Any
     dk: Any
@@ -48,46 +48,52 @@ def softmax_attention(
 ) -> Array | tuple[Array, Array]:
     """Exact softmax attention in tiles: no N x N matrix, forward or backward.
 
-    With p_i = i + Nk - Nq, the query's place on the key axis::
+    With p_i = i + Nk - Nq, the query's place on the key axis, and cap(x) = softcap * tanh(x / softcap)::
 
-        s_ij  = cap(temperature_i * scale * q_i.k_j) + bias_ij - alibi_slope_h * |p_i - j|     cap(x) = softcap * tanh(x / softcap)
+        s_ij  = cap(temperature_i * scale * q_i.k_j) + bias_ij - alibi_slope_h * |p_i - j|
         lse_i = ln(sum_j exp(s_ij) + exp(sink_h))
         out_i = head_gate_i * sum_j dropout_ij * exp(s_ij - lse_i) * v_j
 
     A row that sees no key gives out 0 and lse -inf (the sink's logit where there is a sink), never NaN.
 
     Args:
-        q: (B, Hq, Nq, D), or packed (Tq, Hq, D) with `cu_seqlens_*`. float32, bfloat16, float16, or float64 (reference kernel only).
-            Any strides: a transposed (B, N, H, D) costs no copy. torch tensors, NumPy and JAX arrays, or anything with `__dlpack__`.
-        k: (B, Hk, Nk, D) or (Tk, Hk, D), dtype of q. Hq is a multiple of Hk; query head h reads key head h // (Hq // Hk).
+        q: (B, Hq, Nq, D), or packed (Tq, Hq, D) with `cu_seqlens_*`. float32, bfloat16, float16, or float64 (reference
+            kernel only). Any strides: a transposed (B, N, H, D) costs no copy. A torch tensor, NumPy or JAX array, or
+            anything with `__dlpack__`, in CPU memory; all arrays of a call are of one kind.
+        k: (B, Hk, Nk, D) or (Tk, Hk, D), dtype of q. Hq is a multiple of Hk; query head h reads h // (Hq // Hk).
         v: (B, Hk, Nk, Dv) or (Tk, Hk, Dv), dtype of q. Dv may differ from D.
-        causal: key j is visible iff j <= p_i: aligned bottom-right, the last query sees every key. (`sdpa` has torch's top-left.)
-        window: (left, right) keeps p_i - left <= j <= p_i + right, in tokens; w means (w, w); -1 is unbounded. Intersects `causal`.
+        causal: key j is visible iff j <= p_i. Aligned bottom-right: the last query sees every key (`sdpa` has torch's
+            top-left).
+        window: (left, right) keeps p_i - left <= j <= p_i + right, in tokens; w means (w, w); -1 is unbounded.
+            Intersects `causal`.
         scale: factor of q.k; None: D ** -0.5.
         softcap: bound of the scaled score; 0: none.
-        bias: broadcastable to (B, Hq, Nq, Nk), also when packed (Nq, Nk then the longest). float32 or q's dtype: added to the score,
-            differentiable. bool: True marks a visible pair.
-        alibi_slopes: (Hq,) or (B, Hq), score per token of distance; differentiable, computed in float32 (float64 with q), as are:
+        bias: broadcastable to (B, Hq, Nq, Nk), also when packed (Nq, Nk then the longest). float32 or q's dtype: added
+            to the score, differentiable. bool: True marks a visible pair.
+        alibi_slopes: (Hq,) or (B, Hq), score per token of distance. Differentiable and computed in float32 (float64
+            with q), as are the next three.
         sinks: (Hq,), a logit per head that takes weight and gives no value.
         temperature: broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the score per query.
         head_gate: (Hq,), or broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the output.
-        dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). Does not enter lse.
-        seed: of the dropout mask, 64 bits; the mask is a pure function of (seed, b, h, i, j). None: drawn from torch's default generator;
-            NumPy and JAX have no such generator and must pass one.
+        dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). lse has no dropout.
+        seed: of the dropout mask, 64 bits; the mask is a pure function of (seed, b, h, i, j). None: drawn from torch's
+            default generator; NumPy and JAX share no generator and must pass one.
         cu_seqlens_q, cu_seqlens_k: int32 (B + 1,), offsets of the packed sequences, from 0 to Tq and Tk.
         return_lse: also return lse.
 
     Returns:
-        out, q's shape with Dv as last size, in q's dtype and memory order; with `return_lse` also lse, (B, Hq, Nq) or (Tq, Hq), natural
-        logarithm, float32 (float64 with q). Both are differentiable, once. Results do not depend on the number of threads.
+        out: q's shape with Dv as last size, in q's dtype and memory order. With `return_lse` also lse, (B, Hq, Nq) or
+        (Tq, Hq), natural logarithm, float32 (float64 with q). Both are differentiable, once. Results do not depend on
+        the number of threads.
 
     Raises:
-        RuntimeError: shapes or dtypes do not fit together, or no kernel (or not the forced one) can run: the text says what to change.
+        RuntimeError: shapes or dtypes do not fit together, or no kernel (or not the forced one) can run: the text says
+            what was got, what was wanted and what to do.
         TypeError, ValueError: an argument that is no number, window or array of the right kind.
 
-    Sources: FlashAttention (arXiv:2205.14135) and FlashAttention-2 (2307.08691); FlashDecoding (split keys for few queries); GQA
-    (2305.13245); ALiBi (2108.12409); soft capping (Gemma 2, 2408.00118); sinks (StreamingLLM, 2309.17453; gpt-oss); output gate
-    (2505.06708); dropout by counter (Philox, SC'11).
+    Sources: FlashAttention (arXiv:2205.14135), FlashAttention-2 (2307.08691) and Flash-Decoding; GQA (2305.13245);
+    ALiBi (2108.12409); soft capping (Gemma 2, 2408.00118); sinks (2309.17453, learned as in gpt-oss, 2508.10925);
+    output gate (2505.06708); counter-based dropout (Philox, SC'11).
     """
     backend, tensors, scalars = _arguments(
         "softmax_attention",
@@ -182,11 +188,15 @@ def attention_backward(
     cu_seqlens_q: Array | None = None,
     cu_seqlens_k: Array | None = None,
 ) -> Gradients:
-    """Gradients of `attention` as a plain function, for arrays without autograd (NumPy, JAX's custom_vjp). torch needs it not.
+    """Gradients of `attention` as a plain function, for arrays without autograd; torch tensors have their own.
 
     Args:
-        dout: gradient of out, shape and dtype of out. dlse: gradient of lse, optional.
-        out, lse: what the forward returned for the same q, k, v and options (a dropout `seed` must be the forward's).
+        dout: gradient of out, shape and dtype of out.
+        q, k, v, and the options: as the forward had them; with dropout its `seed` is required.
+        out, lse: what the forward returned.
+        dlse: gradient of lse, shape and dtype of lse; None: zero.
+
+    Raises: as `softmax_attention`.
     """
     backend, tensors, scalars = _arguments(
         "attention_backward",
@@ -224,14 +234,16 @@ def sdpa(
 ) -> Array:
     """`torch.nn.functional.scaled_dot_product_attention` with its own signature and conventions, on torch tensors.
 
-    Shapes (..., [H,] N, D), leading sizes broadcast. `is_causal` is torch's top-left mask: key j is visible to query i iff j <= i, also
-    when the lengths differ (`softmax_attention` aligns bottom-right). `attn_mask` is boolean (True: visible) or added to the scores, and
-    broadcasts to (..., H, Nq, Nk); it cannot be combined with `is_causal`. A row that its mask hides completely gives 0.
-    With dropout the mask of dropped weights is another one than torch's for the same generator state.
+    Shapes (..., [H,] N, D), leading sizes broadcast. `is_causal` is torch's top-left mask: key j is visible to query i
+    iff j <= i, also when the lengths differ (`softmax_attention` aligns bottom-right). `attn_mask` is boolean (True:
+    visible) or added to the scores, broadcasts to (..., H, Nq, Nk), and cannot be combined with `is_causal`. A row that
+    its mask hides completely gives 0. Under dropout the generator state gives another mask than torch's.
+
+    Raises: as `softmax_attention`; RuntimeError for a mask with `is_causal`, as torch does.
     """
     backend = _backend(query)
     if backend.__name__ != "saccade._torch":
-        raise TypeError(f"sdpa: query: got {type(query).__name__}, wanted a torch.Tensor; softmax_attention takes other arrays")
+        raise TypeError(f"sdpa: query: got {type(query).__name__}, wanted a torch.Tensor; use softmax_attention")
     return backend.sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
@@ -288,19 +300,24 @@ def _arguments(
     return backend, tensors, (score, scale, softcap, bool(causal), left, right, dropout_p, seed, kernels.forced())
 
 
+def _is(x: Any, kind: type) -> bool:
+    """Of the number kind `kind`, or the stand-in for one that torch.export and make_fx trace with."""
+    return isinstance(x, kind) or type(x).__name__ in ("SymInt", "SymFloat")
+
+
 def _real(fn: str, name: str, x: Any) -> float:
-    if not isinstance(x, Real):
+    if not _is(x, Real):
         raise TypeError(f"{fn}: {name}: got {type(x).__name__}, wanted a number; pass a Python float")
-    return float(x)
+    return float(x) if isinstance(x, Real) else x
 
 
 def _window(fn: str, window: Any) -> tuple[int, int]:
     if window is None:
         return -1, -1
-    sides = (window, window) if isinstance(window, Integral) else window
-    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise TypeError(f"{fn}: window: got {window!r}, wanted None, an int or (left, right); count tokens, -1 is unbounded")
-    left, right = int(sides[0]), int(sides[1])
+    sides = (window, window) if _is(window, Integral) else window
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(_is(side, Integral) for side in sides):
+        raise TypeError(f"{fn}: window: got {window!r}, wanted None, an int or (left, right); pass numbers of tokens")
+    left, right = (int(side) if isinstance(side, Integral) else side for side in sides)
     if left < -1 or right < -1:
         raise ValueError(f"{fn}: window: got {window!r}, wanted sides >= -1; -1 is unbounded")
     return left, right
@@ -312,7 +329,7 @@ def _seed(fn: str, seed: Any, generator: ModuleType | None, dropout_p: float) ->
             return 0
         drawn = generator.draw_seed() if generator is not None else None
         if drawn is None:
-            raise ValueError(f"{fn}: seed: got None with dropout_p {dropout_p}, wanted an int; pass the seed of the dropout mask")
+            raise ValueError(f"{fn}: seed: got None with dropout_p {dropout_p}, wanted an int; pass the mask's seed")
         return drawn
     if not isinstance(seed, Integral):
         raise TypeError(f"{fn}: seed: got {type(seed).__name__}, wanted an int; pass seed=...")

@@ -33,13 +33,16 @@ class Candidate:
     chosen: bool
 
 
-def list() -> builtins.list[Kernel]:  # noqa: A001
+def list() -> builtins.list[Kernel]:
     """Every kernel of this build, in order of preference within each operation."""
     return [Kernel(*row) for row in _native().kernels()]
 
 
 def explain(q: Any, k: Any, v: Any, *, backward: bool = False, **options: Any) -> builtins.list[Candidate]:
-    """Every candidate for `attention(q, k, v, **options)` (or its backward), in order of preference, with the reason against it."""
+    """Every candidate for `attention(q, k, v, **options)`, or for its backward, in order of preference.
+
+    Options are those of `saccade.attention`. Raises RuntimeError where the call itself would be malformed.
+    """
     from saccade.attention import _arguments
 
     options.setdefault("seed", 0)
@@ -51,8 +54,8 @@ def explain(q: Any, k: Any, v: Any, *, backward: bool = False, **options: Any) -
 def use(name: str) -> Iterator[None]:
     """Forces the kernel `name` ("" lifts it) for every call in the process until the block ends. Blocks nest.
 
-    A forward remembers it for its backward. A call that the kernel cannot run raises RuntimeError with every candidate and its reason.
-    Precedes the environment variable SACCADE_KERNEL.
+    A forward remembers it for its backward. A call that the kernel cannot run raises RuntimeError with every candidate
+    and its reason. Precedes the environment variable SACCADE_KERNEL.
 
     Raises:
         ValueError: this build has no kernel of that name.
@@ -60,7 +63,9 @@ def use(name: str) -> Iterator[None]:
     global _forced
     names = builtins.list(dict.fromkeys(kernel.name for kernel in list()))
     if name and name not in names:
-        raise ValueError(f"kernels.use: name: got {name!r}, wanted one of {', '.join(names)}; see saccade.kernels.list()")
+        raise ValueError(
+            f"kernels.use: name: got {name!r}, wanted one of {', '.join(names)}; see saccade.kernels.list()"
+        )
     outer, _forced = _forced, name
     try:
         yield

@@ -32,6 +32,26 @@ inline DType dtype_of(ScalarType t) {
   }
 }
 
+/// The names users write for the types that the core does not have.
+inline std::string dtype_text(ScalarType t) {
+  switch (t) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(t);
+  }
+}
+
 inline int32_t torch_dtype(DType t) {
   switch (t) {
     case DType::f64:
@@ -55,7 +75,7 @@ inline int32_t torch_dtype(DType t) {
 inline TensorView view(const Tensor& t, const char* op, const char* name) {
   TensorView v;
   v.dtype = dtype_of(t.scalar_type());
-  if (v.dtype == DType::none) throw dtype_error(op, name, torch::headeronly::toString(t.scalar_type()));
+  if (v.dtype == DType::none) throw dtype_error(op, name, dtype_text(t.scalar_type()));
   v.device = t.is_cpu() ? DeviceType::cpu : DeviceType::cuda;
   v.device_index = static_cast<int16_t>(t.is_cpu() ? 0 : t.get_device_index());
   if (t.dim() > TensorView::kMaxRank) throw rank_error(op, name, t.dim());
