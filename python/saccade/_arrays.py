@@ -48,11 +48,9 @@ _FLOATS = frozenset(("float16", "bfloat16", "float32", "float64"))
 
 def _like(query: Any, result: Any) -> Any:
     """`result` as the query's kind of array; the result itself, which has `__dlpack__`, where that kind is unknown."""
-    namespace = getattr(query, "__array_namespace__", None)
-    if namespace is not None:
-        return namespace().from_dlpack(result)
-    if type(query).__module__ == "numpy":  # NumPy 1.x
+    if type(query).__module__ == "numpy":
         import numpy
 
-        return numpy.from_dlpack(result)
-    return result
+        return numpy.asarray(result)
+    namespace = getattr(query, "__array_namespace__", None)
+    return result if namespace is None else namespace().from_dlpack(result)

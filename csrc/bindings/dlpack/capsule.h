@@ -77,7 +77,8 @@ class Input {
   Input() = default;
   Input(py::handle object, const char* op, const char* name) {
     if (object.is_none()) return;
-    if (!py::hasattr(object, "__dlpack__") || !borrow_capsule(object, op, name)) borrow_buffer(object, op, name);
+    const bool capsules = py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__");
+    if (!capsules || !borrow_capsule(object, op, name)) borrow_buffer(object, op, name);
   }
   const TensorView& view() const { return view_; }
 
@@ -127,7 +128,13 @@ class Input {
     if (!PyObject_CheckBuffer(object.ptr()))
       throw py::type_error(std::string(op) + ": " + name + ": got " + Py_TYPE(object.ptr())->tp_name +
                            ", wanted an array with __dlpack__ or the buffer protocol");
-    auto info = std::make_shared<py::buffer_info>(py::reinterpret_borrow<py::buffer>(object).request());
+    std::shared_ptr<py::buffer_info> info;
+    try {
+      info = std::make_shared<py::buffer_info>(py::reinterpret_borrow<py::buffer>(object).request());
+    } catch (py::error_already_set&) {  // NumPy with a dtype that is none of its own, such as ml_dtypes.bfloat16
+      const std::string dtype = py::str(py::getattr(object, "dtype", py::str("unknown")));
+      throw dtype_error(op, name, dtype + " that its library exports neither as a capsule nor as a buffer");
+    }
     const std::string& f = info->format;
     const DType dtype = f == "d"                                        ? DType::f64
                         : f == "f"                                      ? DType::f32
@@ -170,6 +177,17 @@ class Array {
     return t;
   }
   const char* dtype() const { return dtype_name(view_.dtype); }
+
+  /// For NumPy before 2.1, which takes what comes as a capsule for read-only. bfloat16 has no buffer format.
+  py::buffer_info buffer() const {
+    const char* format = view_.dtype == DType::f64 ? "d" : view_.dtype == DType::f32 ? "f" : "e";
+    if (view_.dtype == DType::bf16) throw py::buffer_error("saccade: bfloat16 has no buffer format; use from_dlpack");
+    const int64_t size = dtype_size(view_.dtype);
+    std::vector<py::ssize_t> shape(view_.shape, view_.shape + view_.rank),
+        strides(view_.stride, view_.stride + view_.rank);
+    for (auto& s : strides) s *= size;
+    return {view_.data, size, format, view_.rank, shape, strides};
+  }
 
   /// The array API's `__dlpack__`: a versioned capsule for a consumer that takes DLPack 1.x, else the older kind.
   py::capsule capsule(const py::object& max_version, const py::object& device, const py::object& copy) const {

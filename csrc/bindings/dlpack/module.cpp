@@ -103,7 +103,9 @@ py::list kernels() {
 
 PYBIND11_MODULE(_dlpack, m) {
   m.doc() = "saccade on any array with __dlpack__; python/saccade/_arrays.py wraps it.";
-  py::class_<Array>(m, "Array", "A result of saccade in CPU memory; read it with any library's from_dlpack.")
+  py::class_<Array>(m, "Array", py::buffer_protocol(),
+                    "A result of saccade in CPU memory, for any library's from_dlpack.")
+      .def_buffer([](const Array& a) { return a.buffer(); })
       .def_property_readonly("shape", &Array::shape)
       .def_property_readonly("dtype", &Array::dtype)
       .def(
