@@ -15,7 +15,7 @@ CMAKE := $(BIN)/cmake
 CTEST := $(BIN)/ctest --output-on-failure --no-tests=error
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-SOURCES := $(shell find CMakeLists.txt pyproject.toml LICENSE include csrc python -type f -not -path '*/__pycache__/*')
+SOURCES := $(shell find CMakeLists.txt pyproject.toml LICENSE include csrc python bench/roofline -type f -not -path '*/__pycache__/*')
 # One build folder for the package, the C++ tests and the bench programs: the core is compiled once.
 PIP_INSTALL := $(PIP) install --no-build-isolation --config-settings=build-dir=build/release
 CORE_ONLY := -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSACCADE_TESTS=ON -DSACCADE_TORCH=OFF -DSACCADE_DLPACK=OFF
