@@ -1,5 +1,5 @@
-// What this machine can do at most, measured beside the kernels: fused multiply-adds per second from registers, and bytes
-// read per second from memory. A plain shared library that Python loads by ctypes; it links nothing of saccade.
+// What this machine can do at most, measured beside the kernels: fused multiply-adds per second from registers, and
+// bytes read per second from memory. A plain shared library that Python loads by ctypes; it links nothing of saccade.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -20,35 +20,35 @@ namespace {
 constexpr int kSums = 12;
 
 // `width` floats per instruction; FMA_LOOP returns the multiply-adds done, times two.
-#define SACCADE_FMA_LOOP(name, attribute, vec, set1, fma, width)                              \
-  attribute double name(int64_t rounds, float seed) {                                         \
-    vec sum[kSums];                                                                           \
-    const vec a = set1(0.999f + seed), b = set1(1e-3f);                                       \
-    for (int i = 0; i < kSums; ++i) sum[i] = set1(static_cast<float>(i));                     \
-    for (int64_t r = 0; r < rounds; ++r) {                                                    \
-      _Pragma("GCC unroll 12") for (int i = 0; i < kSums; ++i) sum[i] = fma(sum[i], a, b);    \
-    }                                                                                         \
-    float out[width];                                                                         \
-    std::memcpy(out, sum, sizeof(out));                                                       \
-    for (int i = 1; i < kSums; ++i) {                                                         \
-      float more[width];                                                                      \
-      std::memcpy(more, &sum[i], sizeof(more));                                               \
-      for (int j = 0; j < width; ++j) out[j] += more[j];                                      \
-    }                                                                                         \
-    sink.store(out[0], std::memory_order_relaxed);                                            \
-    return 2.0 * width * kSums * static_cast<double>(rounds);                                 \
+#define SACCADE_FMA_LOOP(name, attribute, vec, set1, fma, width)                           \
+  attribute double name(int64_t rounds, float seed) {                                      \
+    vec sum[kSums];                                                                        \
+    const vec a = set1(0.999f + seed), b = set1(1e-3f);                                    \
+    for (int i = 0; i < kSums; ++i) sum[i] = set1(static_cast<float>(i));                  \
+    for (int64_t r = 0; r < rounds; ++r) {                                                 \
+      _Pragma("GCC unroll 12") for (int i = 0; i < kSums; ++i) sum[i] = fma(sum[i], a, b); \
+    }                                                                                      \
+    float out[width];                                                                      \
+    std::memcpy(out, sum, sizeof(out));                                                    \
+    for (int i = 1; i < kSums; ++i) {                                                      \
+      float more[width];                                                                   \
+      std::memcpy(more, &sum[i], sizeof(more));                                            \
+      for (int j = 0; j < width; ++j) out[j] += more[j];                                   \
+    }                                                                                      \
+    sink.store(out[0], std::memory_order_relaxed);                                         \
+    return 2.0 * width * kSums * static_cast<double>(rounds);                              \
   }
 
 // Four streams of loads, all bytes used.
-#define SACCADE_READ_LOOP(name, attribute, vec, zero, load, add, width)                                \
-  attribute void name(const float* p, int64_t n) {                                                     \
-    vec sum[4] = {zero, zero, zero, zero};                                                             \
-    for (int64_t i = 0; i + 4 * width <= n; i += 4 * width)                                            \
-      for (int j = 0; j < 4; ++j) sum[j] = add(sum[j], load(p + i + j * width));                       \
-    float out[width];                                                                                  \
-    const vec all = add(add(sum[0], sum[1]), add(sum[2], sum[3]));                                     \
-    std::memcpy(out, &all, sizeof(out));                                                               \
-    sink.store(out[0], std::memory_order_relaxed);                                                     \
+#define SACCADE_READ_LOOP(name, attribute, vec, zero, load, add, width)          \
+  attribute void name(const float* p, int64_t n) {                               \
+    vec sum[4] = {zero, zero, zero, zero};                                       \
+    for (int64_t i = 0; i + 4 * width <= n; i += 4 * width)                      \
+      for (int j = 0; j < 4; ++j) sum[j] = add(sum[j], load(p + i + j * width)); \
+    float out[width];                                                            \
+    const vec all = add(add(sum[0], sum[1]), add(sum[2], sum[3]));               \
+    std::memcpy(out, &all, sizeof(out));                                         \
+    sink.store(out[0], std::memory_order_relaxed);                               \
   }
 
 std::atomic<float> sink;
@@ -78,9 +78,12 @@ struct Isa {
 const Isa* find(const char* name) {
   static const Isa isas[] = {
 #if defined(__x86_64__)
-      {"base", fma_base, read_base}, {"avx2", fma_avx2, read_avx2}, {"avx512", fma_avx512, read_avx512},
+      {"base", fma_base, read_base},
+      {"avx2", fma_avx2, read_avx2},
+      {"avx512", fma_avx512, read_avx512},
 #elif defined(__aarch64__)
-      {"neon", fma_neon, read_neon}, {"base", fma_neon, read_neon},
+      {"neon", fma_neon, read_neon},
+      {"base", fma_neon, read_neon},
 #endif
       {nullptr, nullptr, nullptr}};
   for (const Isa* i = isas; i->name; ++i)
@@ -88,7 +91,8 @@ const Isa* find(const char* name) {
   return nullptr;
 }
 
-/// Seconds from the moment all threads stand ready until the last is done; work(t, phase): phase 0 prepares, 1 is timed.
+/// Seconds from the moment all threads stand ready until the last is done; work(t, phase): phase 0 prepares, 1 is
+/// timed.
 template <class Work>
 double timed(int threads, const Work& work) {
   std::atomic<int> ready{0};
@@ -114,7 +118,8 @@ double timed(int threads, const Work& work) {
 
 extern "C" {
 
-/// FLOP/s of dependent-free single-precision multiply-adds on `threads` threads; 0 for an instruction set it does not know.
+/// FLOP/s of dependent-free single-precision multiply-adds on `threads` threads; 0 for an instruction set it does not
+/// know.
 __attribute__((visibility("default"))) double saccade_roofline_fma(const char* isa, int threads, int64_t rounds) {
   const Isa* i = find(isa);
   if (!i || threads < 1) return 0;

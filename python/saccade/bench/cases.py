@@ -44,7 +44,7 @@ class Case:
         size = f"{self.Nq}" if self.keys == self.Nq else f"{self.Nq}x{self.keys}"
         words = [{"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype], f"({self.B},{heads},{size},{self.D})"]
         words += ["causal"] * self.causal + ["ALiBi"] * self.alibi
-        words += [f"window {self.window[0]},{self.window[1]}"] * (self.window is not None)
+        words += ["window {},{}".format(*self.window)] if self.window else []
         words += ["varlen"] * bool(self.lengths) + ["fwd+bwd" if self.backward else "fwd"]
         return " ".join(words)
 

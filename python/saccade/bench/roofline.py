@@ -11,7 +11,7 @@ READ_BYTES = 384 << 20  # far more than any last-level cache of a small machine
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    path = Path(__file__).resolve().parent.parent / "libsaccade_roofline.so"
+    path = Path(__file__).parent.parent / "libsaccade_roofline.so"
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

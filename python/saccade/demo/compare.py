@@ -82,6 +82,13 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     return {"steps": steps, "runs": runs, "machine": platform.processor() or platform.machine()}
 
 
+def step_ratio(steps: int, threads: int) -> float:
+    """Median step time of saccade over torch SDPA's, from a short training of both in turn."""
+    options = argparse.Namespace(steps=steps, seconds=0.0, threads=threads, seed=0, sample=1, config="{}")
+    runs = train(options)["runs"]
+    return statistics.median(runs["saccade"]["seconds"][4:]) / statistics.median(runs["torch"]["seconds"][4:])
+
+
 def judge(result: dict[str, Any]) -> list[str]:
     """What went wrong with the loss curves that must coincide; also stores the gaps in the runs."""
     faults = []
