@@ -25,12 +25,12 @@ std::string tiled_refusal(const AttentionProblem& p) {
   return "";
 }
 
-#define SACCADE_ROW(isa, Problem)                                                             \
-  Kernel<Problem>{"cpu." #isa ".attention",                                                   \
-                  [](const Problem& p) {                                                      \
-                    const std::string reason = cpu::isa_refusal(#isa);                        \
-                    return reason.empty() ? tiled_refusal(p) : reason;                        \
-                  },                                                                          \
+#define SACCADE_ROW(isa, Problem)                                                                          \
+  Kernel<Problem>{"cpu." #isa ".attention",                                                                \
+                  [](const Problem& p) {                                                                   \
+                    const std::string reason = cpu::isa_refusal(#isa);                                     \
+                    return reason.empty() ? tiled_refusal(p) : reason;                                     \
+                  },                                                                                       \
                   [](const Problem& p, int threads) { return cpu::isa::attention_workspace(p, threads); }, \
                   [](const Problem& p, const Context& c, void* w) { cpu::isa::attention(p, c, w); }},
 
@@ -51,10 +51,11 @@ std::string tiled_refusal(const AttentionProblem& p) {
 #endif
 
 // In order of preference.
-const Kernel<AttentionForward> kForward[] = {
-    SACCADE_AVX512(AttentionForward) SACCADE_AVX2(AttentionForward) SACCADE_NEON(AttentionForward)
-        SACCADE_ROW(base, AttentionForward) reference_attention};
-const Kernel<AttentionBackward> kBackward[] = {reference_attention_backward};
+const Kernel<AttentionForward> kForward[] = {SACCADE_AVX512(AttentionForward) SACCADE_AVX2(
+    AttentionForward) SACCADE_NEON(AttentionForward) SACCADE_ROW(base, AttentionForward) reference_attention};
+const Kernel<AttentionBackward> kBackward[] = {SACCADE_AVX512(AttentionBackward) SACCADE_AVX2(AttentionBackward)
+                                                   SACCADE_NEON(AttentionBackward) SACCADE_ROW(base, AttentionBackward)
+                                                       reference_attention_backward};
 
 }  // namespace
 

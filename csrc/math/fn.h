@@ -9,8 +9,8 @@
 #define SACCADE_FN inline __attribute__((always_inline))
 #endif
 
-// A value type V is double (reference), float (CUDA) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and, found by
-// argument-dependent lookup or in scalar.h: exp2, tanh, abs, max, fma.
+// A value type V is double (reference), float (CUDA) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and,
+// found by argument-dependent lookup or in scalar.h: exp2, tanh, abs, max, fma.
 namespace saccade::math {
 
 inline constexpr double kLog2e = 1.4426950408889634;

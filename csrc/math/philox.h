@@ -1,13 +1,15 @@
 #pragma once
 #include "math/fn.h"
 
-// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), and the place of a weight in its stream.
-// For head number n = batch·Hq + head, query i, key j:
+// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), and the place of a weight in its
+// stream. For head number n = batch·Hq + head, query i, key j:
 //   key = (seed low, seed high), counter = ((j / 64)·16 + j % 16, i, n, 0), word (j / 16) % 4 of the four.
 // Sixteen neighbouring counters thus give the words of 64 neighbouring keys without a shuffle.
 namespace saccade::math {
 
-SACCADE_FN uint32_t mulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32); }
+SACCADE_FN uint32_t mulhi(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32);
+}
 
 /// U: uint32_t or a vector of them with +, ^, * and mulhi. `c` is replaced by the four output words.
 template <class U>

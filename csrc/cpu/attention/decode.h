@@ -2,14 +2,14 @@
 #include "cpu/attention/online.h"
 #include "cpu/attention/work.h"
 
-// Split-KV form for few queries on long caches: keys and values are read once, where they lie, for all query heads of their
-// group; splits of the key axis run side by side and are merged by their maxima and sums in ascending order.
+// Split-KV form for few queries on long caches: keys and values are read once, where they lie, for all query heads of
+// their group; splits of the key axis run side by side and are merged by their maxima and sums in ascending order.
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr int64_t kDecodeRows = 16;   // sequences of at most this many queries take this form
-constexpr int64_t kSplitKeys = 512;   // fixed, so that the result does not depend on batch or threads
-constexpr int kDecodeBlock = 64;      // keys scored at once: with D = 128 a block of keys is 32 KiB
+constexpr int64_t kDecodeRows = 16;  // sequences of at most this many queries take this form
+constexpr int64_t kSplitKeys = 512;  // fixed, so that the result does not depend on batch or threads
+constexpr int kDecodeBlock = 64;     // keys scored at once: with D = 128 a block of keys is 32 KiB
 
 inline int64_t decode_splits(int64_t queries, int64_t keys) {
   return queries == 0 ? 0 : keys == 0 ? 1 : (keys + kSplitKeys - 1) / kSplitKeys;
@@ -46,7 +46,8 @@ struct DecodePlan {
   int64_t slot(int64_t split, int64_t heads, int64_t h) const { return (split * heads + h) * rows; }
 };
 
-/// Up to four rows as fp32, each zero-padded to whole vectors; contiguous fp32 rows of whole vectors stay where they are.
+/// Up to four rows as fp32, each zero-padded to whole vectors; contiguous fp32 rows of whole vectors stay where they
+/// are.
 template <class T, int N>
 struct RowBlock {
   const float* row[N];
@@ -102,16 +103,18 @@ SACCADE_FN void accumulate(const float* p, const float* const (&value)[4], int64
   }
   for (int64_t k = 0; k < count; ++k)
     if (p[k] != 0)
-      for (int64_t c = 0; c < d; c += kWidth) fma(Vec(p[k]), Vec::load(value[k] + c), Vec::load(out + c)).store(out + c);
+      for (int64_t c = 0; c < d; c += kWidth)
+        fma(Vec(p[k]), Vec::load(value[k] + c), Vec::load(out + c)).store(out + c);
 }
 
 template <class T>
-void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p, int64_t worker,
-                  int64_t unit) {
+void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
+                  int64_t worker, int64_t unit) {
   const int64_t split = unit / s.key_heads, hk = unit % s.key_heads, b = plan.splits.sequence(s.batch, split);
   const math::Range range = s.range(b, p.visit);
   const int64_t nq = range.queries, rows = nq * s.group, d = s.head_dim, dv = s.value_dim;
-  float *query = plan.query + worker * plan.group_rows * kRowStride, *score = plan.score + worker * plan.group_rows * kDecodeBlock;
+  float *query = plan.query + worker * plan.group_rows * kRowStride,
+        *score = plan.score + worker * plan.group_rows * kDecodeBlock;
 
   for (int64_t g = 0; g < s.group; ++g) {
     const Rows from = s.rows(p.query, b, hk * s.group + g, s.query_start(b));
@@ -155,7 +158,8 @@ void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s
 
 /// Merges the splits of one head into its first and writes out and lse.
 template <class T>
-void merge_splits(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p, int64_t b, int64_t h) {
+void merge_splits(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p, int64_t b,
+                  int64_t h) {
   const math::Range range = s.range(b, p.visit);
   const HeadTerms head(terms, s, range, b, h);
   const Rows to = s.rows(p.out, b, h, s.query_start(b)), lse = s.scalars(p.lse, b, h);
@@ -179,7 +183,8 @@ void merge_splits(const DecodePlan& plan, const Terms& terms, const Sequences& s
 }
 
 template <class T>
-void run_decode(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p, const Context& context) {
+void run_decode(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
+                const Context& context) {
   for_units(context, plan.splits.total(s.batch) * s.key_heads,
             [&](int64_t worker, int64_t u) { decode_split<T>(plan, terms, s, p, worker, u); });
   if (plan.splits.total(s.batch) == 0) return;

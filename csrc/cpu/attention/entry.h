@@ -2,12 +2,12 @@
 #include "saccade/attention.h"
 
 // What each instruction set's translation units export to kernels.cpp.
-#define SACCADE_DECLARE_ISA(isa)                                              \
-  namespace saccade::cpu::isa {                                               \
-  int64_t attention_workspace(const AttentionForward&, int threads);          \
-  void attention(const AttentionForward&, const Context&, void* workspace);   \
-  int64_t attention_workspace(const AttentionBackward&, int threads);         \
-  void attention(const AttentionBackward&, const Context&, void* workspace);  \
+#define SACCADE_DECLARE_ISA(isa)                                             \
+  namespace saccade::cpu::isa {                                              \
+  int64_t attention_workspace(const AttentionForward&, int threads);         \
+  void attention(const AttentionForward&, const Context&, void* workspace);  \
+  int64_t attention_workspace(const AttentionBackward&, int threads);        \
+  void attention(const AttentionBackward&, const Context&, void* workspace); \
   }
 
 #ifdef SACCADE_ISA

@@ -5,7 +5,8 @@
 #include "cpu/attention/online.h"
 #include "cpu/attention/work.h"
 
-// Tiled forward: keys and values are packed once per head, then every tile of query rows walks its visible blocks of keys.
+// Tiled forward: keys and values are packed once per head, then every tile of query rows walks its visible blocks of
+// keys.
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
@@ -15,11 +16,11 @@ constexpr int kBlockKeys = 128;  // scores of a tile: 48 KiB
 struct ForwardPlan {
   Sequences seq;
   Terms terms;
-  int64_t value_columns;      // Dv up to a whole panel
-  Pieces tiles;               // of query rows, of the sequences not in decode form
-  Pieces panels, blocks;      // packed key panels and key blocks
-  float *keys, *values;       // [Hk][panels][D][kNr], [Hk][Dv/kNr][keys][kNr]
-  bool* finite;               // [Hk][blocks]: are its values?
+  int64_t value_columns;  // Dv up to a whole panel
+  Pieces tiles;           // of query rows, of the sequences not in decode form
+  Pieces panels, blocks;  // packed key panels and key blocks
+  float *keys, *values;   // [Hk][panels][D][kNr], [Hk][Dv/kNr][keys][kNr]
+  bool* finite;           // [Hk][blocks]: are its values?
   DecodePlan decode;
   int64_t bytes;
 
@@ -31,13 +32,15 @@ struct ForwardPlan {
   }* scratch;
 
   ForwardPlan(const AttentionForward& p, int threads, void* workspace)
-      : seq(p), terms(p.score, seq), value_columns(round_up(seq.value_dim, kNr)) {
+      : seq(p), terms(p.score), value_columns(round_up(seq.value_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
     const int64_t batch = seq.batch;
     const auto tiled = [&](int64_t b) { return seq.query_count(b) > kDecodeRows; };
-    tiles = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.query_count(b) + kTileRows - 1) / kTileRows : 0; });
+    tiles = Pieces::make(a, batch,
+                         [&](int64_t b) { return tiled(b) ? (seq.query_count(b) + kTileRows - 1) / kTileRows : 0; });
     panels = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kNr - 1) / kNr : 0; });
-    blocks = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys : 0; });
+    blocks = Pieces::make(a, batch,
+                          [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys : 0; });
     int64_t panel_count = 0, block_count = 0;
     for (int64_t b = 0; b < batch; ++b)
       if (tiled(b)) {
@@ -71,15 +74,16 @@ void pack_block(const ForwardPlan& plan, const AttentionForward& p, int64_t unit
   const Rows k = s.rows(p.key, b, hk, s.key_start(b)), v = s.rows(p.value, b, hk, s.key_start(b));
   for (int64_t j = j0; j < j0 + n; j += kNr)
     pack_panel_transposed<T>(k, j, count, s.head_dim, 1.0f, plan.key_panels(b, hk) + j * s.head_dim);
-  plan.finite_blocks(b, hk)[block] =
-      pack_columns<T>(v, j0, n, s.value_dim, plan.value_panels(b, hk) + j0 * kNr, count);
+  plan.finite_blocks(b, hk)[block] = pack_columns<T>(v, j0, n, s.value_dim, plan.value_panels(b, hk) + j0 * kNr, count);
 }
 
 template <class T>
 void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::Scratch& w, int64_t unit) {
   const Sequences& s = plan.seq;
-  // Heads of one sequence are neighbours, so threads share packed keys; long tiles first, so that the causal tail is short.
-  const int64_t b = plan.tiles.sequence(s.batch, unit / s.query_heads), tiles = plan.tiles.first[b + 1] - plan.tiles.first[b];
+  // Heads of one sequence are neighbours, so threads share packed keys; long tiles first, so that the causal tail is
+  // short.
+  const int64_t b = plan.tiles.sequence(s.batch, unit / s.query_heads),
+                tiles = plan.tiles.first[b + 1] - plan.tiles.first[b];
   const int64_t local = unit - plan.tiles.first[b] * s.query_heads, h = local / tiles, hk = h / s.group;
   const math::Range range = s.range(b, p.visit);
   const int64_t i0 = (tiles - 1 - local % tiles) * kTileRows;
@@ -122,9 +126,11 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
     for (int64_t c = 0; c < s.value_dim; c += kNr)
       for (int t = 0; t < strips; ++t)
         if (lo[t] < hi[t])
-          (finite ? tile<true, kBlockKeys, 1> : tile_nonfinite<kBlockKeys, 1>)(
-              strip_rows(t), panel_vectors(c, s.value_dim), hi[t] - lo[t], w.score[t * kMr] + lo[t],
-              values + c * range.keys + (j0 + lo[t]) * kNr, kNr, w.out[t * kMr] + c, kRowStride);
+          (finite ? tile<true, kBlockKeys, 1>
+                  : tile_nonfinite<kBlockKeys, 1>)(strip_rows(t), panel_vectors(c, s.value_dim), hi[t] - lo[t],
+                                                   w.score[t * kMr] + lo[t],
+                                                   values + c * range.keys + (j0 + lo[t]) * kNr, kNr,
+                                                   w.out[t * kMr] + c, kRowStride);
   }
 
   const Rows out = s.rows(p.out, b, h, s.query_start(b)), lse = s.scalars(p.lse, b, h);
@@ -150,9 +156,12 @@ int64_t attention_workspace(const AttentionForward& p, int threads) { return For
 
 void attention(const AttentionForward& p, const Context& context, void* workspace) {
   switch (p.query.dtype) {
-    case DType::f32: return run<math::F32>(p, context, workspace);
-    case DType::bf16: return run<math::Bf16>(p, context, workspace);
-    default: return run<math::F16>(p, context, workspace);
+    case DType::f32:
+      return run<math::F32>(p, context, workspace);
+    case DType::bf16:
+      return run<math::Bf16>(p, context, workspace);
+    default:
+      return run<math::F16>(p, context, workspace);
   }
 }
 

@@ -13,7 +13,8 @@ constexpr int kMr = 6;
 #endif
 constexpr int kNr = 2 * kWidth;
 
-/// Element (m, k) of A stands at a[m·Am + k·Ak], row k of B at b + k·ldb (NV vectors are read), row m of C at c + m·ldc.
+/// Element (m, k) of A stands at a[m·Am + k·Ak], row k of B at b + k·ldb (NV vectors are read), row m of C at c +
+/// m·ldc.
 template <int M, int NV, bool kAdd, int Am, int Ak>
 SACCADE_FN void register_tile(int64_t k, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc) {
   vf acc[M][NV];
@@ -55,15 +56,18 @@ void tile(int m, int vectors, int64_t k, const float* a, const float* b, int64_t
     register_tile<M, 1, kAdd, Am, Ak>(k, a, b, ldb, c, ldc);
 }
 
-/// `tile` under the rule that a zero of A contributes nothing, even against Inf or NaN in B: an invisible row cannot leak.
+/// `tile<true, …>`, bit for bit, under the rule that a zero of A contributes nothing, even against Inf or NaN in B: an
+/// invisible row cannot leak.
 template <int Am, int Ak>
-__attribute__((noinline)) void tile_nonfinite(int m, int vectors, int64_t k, const float* a, const float* b, int64_t ldb,
-                                              float* c, int64_t ldc) {
+__attribute__((noinline)) void tile_nonfinite(int m, int vectors, int64_t k, const float* a, const float* b,
+                                              int64_t ldb, float* c, int64_t ldc) {
   for (int row = 0; row < m; ++row)
-    for (int64_t i = 0; i < k; ++i) {
-      const float w = a[row * Am + i * Ak];
-      if (w == 0) continue;
-      for (int n = 0; n < vectors * kWidth; ++n) c[row * ldc + n] += w * b[i * ldb + n];
+    for (int n = 0; n < vectors * kWidth; n += kWidth) {
+      vf acc{};
+      for (int64_t i = 0; i < k; ++i)
+        if (const float w = a[row * Am + i * Ak]; w != 0) acc += Vec(w).v * Vec::load(b + i * ldb + n).v;
+      float* p = c + row * ldc + n;
+      (Vec(acc) + Vec::load(p)).store(p);
     }
 }
 

@@ -28,8 +28,8 @@ struct RowState {
 };
 
 /// Row i's products s[lo, hi) with keys from j0 become weights against the new maximum; `out` is rescaled if that grew.
-SACCADE_FN void online_row(const HeadTerms& t, float* s, int lo, int hi, int64_t i, int64_t j0, RowState& row, float* out,
-                           int64_t columns) {
+SACCADE_FN void online_row(const HeadTerms& t, float* s, int lo, int hi, int64_t i, int64_t j0, RowState& row,
+                           float* out, int64_t columns) {
   if (t.modifies) modify_row(t, s + lo, i, j0 + lo, hi - lo);
   if (t.range.key_begin(i) > j0 + lo || t.range.key_end(i) < j0 + hi) mask_row(t.range, s + lo, i, j0 + lo, hi - lo);
 

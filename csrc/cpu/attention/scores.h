@@ -12,50 +12,34 @@ namespace {
 constexpr float kLog2e = static_cast<float>(math::kLog2e);
 constexpr float kInf = __builtin_inff();
 
-/// The score terms of one problem, their tensors broadcast to full rank.
+/// The score terms of one problem. Its tensors come at full rank, with stride 0 along broadcast axes (ops/check.h).
 struct Terms {
-  float scale2;                        // scale·log2 e, folded into the packed operand
-  float softcap2;                      // 0: none
-  TensorView bias;                     // (B, Hq, Nq, Nk)
-  TensorView slopes;                   // (B, Hq)
-  TensorView temperature, gate;        // (B, Hq, Nq) or (T, Hq)
-  const float* sinks;
-  int64_t sink_stride;
-  uint32_t drop_below;                 // 0: no dropout
-  float keep_scale;                    // 1/(1 − p)
+  float scale2;                  // scale·log2 e, folded into a packed operand
+  float softcap2;                // 0: none
+  TensorView bias;               // (B|1, Hq|1, Nq|1, Nk|1)
+  TensorView slopes;             // (B|1, Hq)
+  TensorView temperature, gate;  // (B|1, Hq|1, Nq|1) or (Tq|1, Hq|1)
+  TensorView sinks;              // (Hq)
+  uint32_t drop_below;           // 0: no dropout
+  float keep_scale;              // 1/(1 − p)
   uint64_t seed;
 
-  Terms(const ScoreSpec& s, const Sequences& q)
+  explicit Terms(const ScoreSpec& s)
       : scale2(static_cast<float>(s.scale * math::kLog2e)),
         softcap2(static_cast<float>(s.softcap * math::kLog2e)),
-        sinks(static_cast<const float*>(s.sinks.data)),
-        sink_stride(s.sinks ? s.sinks.stride[0] : 0),
+        bias(s.bias),
+        slopes(s.alibi_slopes),
+        temperature(s.temperature),
+        gate(s.head_gate),
+        sinks(s.sinks),
         drop_below(s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0),
         keep_scale(static_cast<float>(1 / (1 - s.dropout_p))),
-        seed(s.seed) {
-    const int64_t n = q.queries, h = q.query_heads;
-    const int64_t full[4] = {q.batch, h, n, q.keys}, heads[2] = {q.batch, h}, dense[3] = {q.batch, h, n}, packed[2] = {n, h};
-    if (s.bias) bias = broadcast(s.bias, 4, full);
-    if (s.alibi_slopes) slopes = broadcast(s.alibi_slopes, 2, heads);
-    if (s.temperature) temperature = q.packed ? broadcast(s.temperature, 2, packed) : broadcast(s.temperature, 3, dense);
-    if (s.head_gate) gate = per_row(s.head_gate, q, packed, dense);
-  }
+        seed(s.seed) {}
 
   bool modifies() const { return softcap2 != 0 || bias || slopes || temperature; }
-  float sink2(int64_t h) const { return sinks[h * sink_stride] * kLog2e; }
+  float sink2(int64_t h) const { return static_cast<const float*>(sinks.data)[h * sinks.stride[0]] * kLog2e; }
   float slope2(int64_t b, int64_t h) const {
     return static_cast<const float*>(slopes.data)[b * slopes.stride[0] + h * slopes.stride[1]] * kLog2e;
-  }
-
-  /// A head gate is (Hq), or broadcastable to one number per row.
-  static TensorView per_row(const TensorView& t, const Sequences& q, const int64_t* packed, const int64_t* dense) {
-    if (q.packed) return broadcast(t, 2, packed);
-    if (t.rank != 1) return broadcast(t, 3, dense);
-    TensorView r = t;
-    r.rank = 3;
-    r.stride[1] = t.shape[0] == 1 ? 0 : t.stride[0];
-    r.stride[0] = r.stride[2] = 0;
-    return r;
   }
 };
 
@@ -88,10 +72,14 @@ struct HeadTerms {
 inline float bias_at(const HeadTerms& t, int64_t i, int64_t j) {
   const int64_t at = i * t.bias.row + j * t.bias.col;
   switch (t.bias_type) {
-    case DType::f32: return reinterpret_cast<const float*>(t.bias.data)[at];
-    case DType::bf16: return math::Bf16::load(reinterpret_cast<const math::Bf16::Storage*>(t.bias.data)[at]);
-    case DType::f16: return math::F16::load(reinterpret_cast<const math::F16::Storage*>(t.bias.data)[at]);
-    default: return t.bias.data[at] ? 0.0f : -kInf;
+    case DType::f32:
+      return reinterpret_cast<const float*>(t.bias.data)[at];
+    case DType::bf16:
+      return math::Bf16::load(reinterpret_cast<const math::Bf16::Storage*>(t.bias.data)[at]);
+    case DType::f16:
+      return math::F16::load(reinterpret_cast<const math::F16::Storage*>(t.bias.data)[at]);
+    default:
+      return t.bias.data[at] ? 0.0f : -kInf;
   }
 }
 
@@ -107,8 +95,7 @@ inline void add_bias(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t
     }
   } else if (t.bias.col == 0) {
     const float b = bias_at(t, i, 0);
-    for (; x + kWidth <= n; x += kWidth)
-      (b == -kInf ? minus_inf : Vec::load(s + x) + Vec(b * kLog2e)).store(s + x);
+    for (; x + kWidth <= n; x += kWidth) (b == -kInf ? minus_inf : Vec::load(s + x) + Vec(b * kLog2e)).store(s + x);
   }
   for (; x < n; ++x) {
     const float b = bias_at(t, i, j + x);
@@ -145,7 +132,12 @@ inline void mask_row(const math::Range& r, float* s, int64_t i, int64_t j, int64
   for (int64_t x = 0; x < n; x += kWidth) {
     if (lo <= x && x + kWidth <= hi) continue;
     const vi at = lane + static_cast<int32_t>(x);
-    const int32_t l = static_cast<int32_t>(lo < 0 ? 0 : lo > n ? n : lo), h = static_cast<int32_t>(hi < 0 ? 0 : hi > n ? n : hi);
+    const int32_t l = static_cast<int32_t>(lo < 0   ? 0
+                                           : lo > n ? n
+                                                    : lo),
+                  h = static_cast<int32_t>(hi < 0   ? 0
+                                           : hi > n ? n
+                                                    : hi);
     select((at >= l) & (at < h), Vec::load(s + x), Vec(-kInf)).store(s + x);
   }
 }

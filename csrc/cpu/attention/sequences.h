@@ -36,7 +36,9 @@ struct Sequences {
     keys = p.key.shape[row_axis];
   }
 
-  static int64_t offset(const TensorView& cu, int64_t b) { return static_cast<const int32_t*>(cu.data)[b * cu.stride[0]]; }
+  static int64_t offset(const TensorView& cu, int64_t b) {
+    return static_cast<const int32_t*>(cu.data)[b * cu.stride[0]];
+  }
   int64_t query_start(int64_t b) const { return packed ? offset(cu_q, b) : 0; }
   int64_t key_start(int64_t b) const { return packed ? offset(cu_k, b) : 0; }
   int64_t query_count(int64_t b) const { return packed ? offset(cu_q, b + 1) - offset(cu_q, b) : queries; }
@@ -46,10 +48,12 @@ struct Sequences {
     return math::Range::make(query_count(b), key_count(b), v.causal, v.window_left, v.window_right);
   }
 
-  /// Rows of `t` ((B, H, N, D) or (T, H, D)) that belong to sequence b and head h; `start` is its first row when packed.
+  /// Rows of `t` ((B, H, N, D) or (T, H, D)) that belong to sequence b and head h; `start` is its first row when
+  /// packed.
   Rows rows(const TensorView& t, int64_t b, int64_t h, int64_t start) const {
     const int64_t first = packed ? start * t.stride[0] + h * t.stride[1] : b * t.stride[0] + h * t.stride[1];
-    return {static_cast<char*>(t.data) + first * dtype_size(t.dtype), t.stride[packed ? 0 : 2], t.stride[packed ? 2 : 3]};
+    return {static_cast<char*>(t.data) + first * dtype_size(t.dtype), t.stride[packed ? 0 : 2],
+            t.stride[packed ? 2 : 3]};
   }
   /// The same for one number per row: (B, H, N) or (T, H).
   Rows scalars(const TensorView& t, int64_t b, int64_t h) const {
@@ -57,18 +61,6 @@ struct Sequences {
     return {static_cast<char*>(t.data) + first * dtype_size(t.dtype), t.stride[packed ? 0 : 2], 0};
   }
 };
-
-/// `t` broadcast to `shape` from the right, as NumPy does: missing and unit axes get stride 0.
-inline TensorView broadcast(const TensorView& t, int rank, const int64_t* shape) {
-  TensorView r = t;
-  r.rank = rank;
-  for (int i = 0; i < rank; ++i) {
-    const int from = i - (rank - t.rank);
-    r.stride[i] = from < 0 || t.shape[from] == 1 ? 0 : t.stride[from];
-    r.shape[i] = shape[i];
-  }
-  return r;
-}
 
 }  // namespace
 }  // namespace saccade::cpu::SACCADE_ISA

@@ -1,4 +1,6 @@
 #pragma once
+#include <sched.h>
+
 #include <atomic>
 
 #include "cpu/attention/pack.h"
@@ -20,6 +22,9 @@ struct Arena {
     return reinterpret_cast<X*>(at);
   }
 };
+
+/// Between two looks at another thread's progress; there may be fewer cores than threads.
+inline void pause() { sched_yield(); }
 
 /// Runs f(worker, unit) for every unit in [0, n), units claimed in ascending order.
 template <class F>

@@ -18,7 +18,8 @@ struct Word {
 SACCADE_FN Word operator^(Word a, Word b) { return a.v ^ b.v; }
 SACCADE_FN Word operator*(Word a, Word b) { return a.v * b.v; }
 
-/// High halves of the lane products. gcc 12 does not find the widening multiply by itself, hence even and odd lanes by hand.
+/// High halves of the lane products. gcc 12 does not find the widening multiply by itself, hence even and odd lanes by
+/// hand.
 SACCADE_FN Word mulhi(Word a, Word b) {
 #if defined(__AVX512F__)
   const __m512i x = (__m512i)a.v, y = (__m512i)b.v;

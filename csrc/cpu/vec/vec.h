@@ -1,10 +1,15 @@
 #pragma once
 #include <stdint.h>
 
-#include "math/fn.h"
+#include <utility>
 
-// One vector type on GCC vector extensions. This header is compiled once per instruction set, inside a namespace named after
-// it and without external linkage, so nothing compiled for AVX-512 can be linked into the baseline's path.
+#include "math/fn.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// One vector type on GCC vector extensions. This header is compiled once per instruction set, inside a namespace named
+// after it and without external linkage, so nothing compiled for AVX-512 can be linked into the baseline's path.
 #ifndef SACCADE_ISA
 #error "compile with -DSACCADE_ISA=<base|avx2|avx512|neon>"
 #endif
@@ -46,19 +51,32 @@ SACCADE_FN Mask operator==(Vec a, Vec b) { return a.v == b.v; }
 SACCADE_FN Vec select(Mask m, Vec yes, Vec no) { return (vf)((m & (vi)yes.v) | (~m & (vi)no.v)); }
 SACCADE_FN Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
 SACCADE_FN Vec abs(Vec a) { return (vf)((vi)a.v & 0x7FFFFFFF); }
-/// NaN in `a` stays; NaN in `b` is ignored.
+/// NaN in `a` stays; NaN in `b` is ignored. (gcc 12 makes two instructions of "b > a ? b : a".)
+#if defined(__AVX512F__)
+SACCADE_FN Vec max(Vec a, Vec b) { return (vf)_mm512_max_ps((__m512)b.v, (__m512)a.v); }
+SACCADE_FN Vec min(Vec a, Vec b) { return (vf)_mm512_min_ps((__m512)b.v, (__m512)a.v); }
+#elif defined(__AVX__)
+SACCADE_FN Vec max(Vec a, Vec b) { return (vf)_mm256_max_ps((__m256)b.v, (__m256)a.v); }
+SACCADE_FN Vec min(Vec a, Vec b) { return (vf)_mm256_min_ps((__m256)b.v, (__m256)a.v); }
+#elif defined(__x86_64__)
+SACCADE_FN Vec max(Vec a, Vec b) { return (vf)_mm_max_ps((__m128)b.v, (__m128)a.v); }
+SACCADE_FN Vec min(Vec a, Vec b) { return (vf)_mm_min_ps((__m128)b.v, (__m128)a.v); }
+#else
 SACCADE_FN Vec max(Vec a, Vec b) { return b.v > a.v ? b.v : a.v; }
 SACCADE_FN Vec min(Vec a, Vec b) { return b.v < a.v ? b.v : a.v; }
+#endif
 
-/// Lane numbers 0, 1, … as floats and as integers.
-SACCADE_FN vi iota() {
-  vi r;
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) r[i] = i;
-  return r;
+using Lanes = std::make_integer_sequence<int, kWidth>;
+
+template <int... E>
+SACCADE_FN vi iota(std::integer_sequence<int, E...>) {
+  return vi{E...};
 }
+/// Lane numbers 0, 1, …
+SACCADE_FN vi iota() { return iota(Lanes{}); }
 
-/// 2^x: relative error 1.1e-7 (degree-5 minimax with p(0) = 1, so 2^0 is exactly 1); x ≤ −127 gives 0, x ≥ 128 infinity, NaN NaN.
+/// 2^x: relative error 1.1e-7 (degree-5 minimax with p(0) = 1, so 2^0 is exactly 1); x ≤ −127 gives 0, x ≥ 128
+/// infinity, NaN NaN.
 SACCADE_FN Vec exp2(Vec x) {
   x = min(max(x, Vec(-127.0f)), Vec(128.0f));
   const vf magic = Vec(12582912.0f + 127.0f).v;  // 1.5·2^23 leaves the rounded exponent, biased, in the low bits
@@ -85,42 +103,35 @@ SACCADE_FN Vec tanh(Vec x) {
   return select(a < Vec(0.625f), small, Vec((vf)((vi)large.v | sign)));
 }
 
+template <int kHalf, class Op, int... E>
+SACCADE_FN float fold(Vec v, Op op, std::integer_sequence<int, E...> lanes) {
+  v = op(v, Vec(__builtin_shufflevector(v.v, v.v, (E ^ kHalf)...)));
+  if constexpr (kHalf > 1)
+    return fold<kHalf / 2>(v, op, lanes);
+  else
+    return v.v[0];
+}
 /// Sum and maximum over the lanes, halves folded in a fixed order.
-#define SACCADE_FOLD(v, op)                                                        \
-  _Pragma("GCC unroll 4") for (int half = kWidth / 2; half > 0; half /= 2) {       \
-    vi index;                                                                      \
-    _Pragma("GCC unroll 16") for (int i = 0; i < kWidth; ++i) index[i] = i ^ half; \
-    v = op(v, Vec(__builtin_shuffle(v.v, index)));                                 \
-  }
 SACCADE_FN float sum(Vec v) {
-  SACCADE_FOLD(v, operator+)
-  return v.v[0];
+  return fold<kWidth / 2>(v, [](Vec a, Vec b) __attribute__((always_inline)) { return a + b; }, Lanes{});
 }
 SACCADE_FN float hmax(Vec v) {
-  SACCADE_FOLD(v, max)
-  return v.v[0];
+  return fold<kWidth / 2>(v, [](Vec a, Vec b) __attribute__((always_inline)) { return max(a, b); }, Lanes{});
 }
-#undef SACCADE_FOLD
 
-/// Transposes kWidth vectors in place: log2(kWidth) rounds of exchanging off-diagonal blocks.
-SACCADE_FN void transpose(vf (&r)[kWidth]) {
-#pragma GCC unroll 4
-  for (int s = 1; s < kWidth; s *= 2) {
-    vi lo, hi;
+template <int S, int... E>
+SACCADE_FN void exchange(vf (&r)[kWidth], std::integer_sequence<int, E...> lanes) {
 #pragma GCC unroll 16
-    for (int e = 0; e < kWidth; ++e) {
-      lo[e] = (e & s) ? kWidth + e - s : e;
-      hi[e] = (e & s) ? kWidth + e : e + s;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) {
-      if (i & s) continue;
-      const vf a = r[i], b = r[i + s];
-      r[i] = __builtin_shuffle(a, b, lo);
-      r[i + s] = __builtin_shuffle(a, b, hi);
-    }
+  for (int i = 0; i < kWidth; ++i) {
+    if (i & S) continue;
+    const vf a = r[i], b = r[i + S];
+    r[i] = __builtin_shufflevector(a, b, ((E & S) ? kWidth + E - S : E)...);
+    r[i + S] = __builtin_shufflevector(a, b, ((E & S) ? kWidth + E : E + S)...);
   }
+  if constexpr (2 * S < kWidth) exchange<2 * S>(r, lanes);
 }
+/// Transposes kWidth vectors in place: log2(kWidth) rounds of exchanging off-diagonal blocks.
+SACCADE_FN void transpose(vf (&r)[kWidth]) { exchange<1>(r, Lanes{}); }
 
 }  // namespace
 }  // namespace saccade::cpu::SACCADE_ISA
