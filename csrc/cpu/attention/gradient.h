@@ -105,23 +105,25 @@ struct GradientTile {
       row_temperature[r] = row_gate[r] = row_slope[r] = 0;
       if (from == to) continue;
       const int64_t i = first + r;
-      if (plain) {
+      const float row_lse2 = g.lse2[row0 + i], row_delta = g.delta[row0 + i];
+      if (plain && row_lse2 == row_lse2 && row_delta - row_delta == 0) {
         if (t.range.key_begin(i) > k.first + from || t.range.key_end(i) < k.first + to)
           mask_row(t.range, w + from, i, k.first + from, to - from);
-        const Vec lse2(g.lse2[row0 + i]), delta(g.delta[row0 + i]);
+        const Vec lse2(row_lse2), delta(row_delta);
         for (int x = from; x < to; x += kWidth) {
           const Vec p = Score::weight(Vec::load(w + x), lse2);
           p.store(w + x);
           Score::grad(p, Vec::load(ds + x), delta).store(ds + x);
         }
       } else {
-        general_row(t, r, from, to, k.first, g.lse2[row0 + i], g.delta[row0 + i], of_score);
+        general_row(t, r, from, to, k.first, row_lse2, row_delta, of_score);
       }
     }
   }
 
  private:
-  /// A row under any modifier. Wherever the weight is 0 nothing flows, whatever stands in the operands.
+  /// A row under any modifier, or of statistics that are not finite. Where the weight is 0 nothing flows, whatever stands
+  /// in the operands.
   void general_row(const HeadTerms& t, int r, int from, int to, int64_t j0, float lse2, float delta, bool of_score) {
     alignas(64) float product[kGradientKeys], capped[kGradientKeys], keep[kGradientKeys];
     float *w = weight[r], *ds = dscore[r];
@@ -141,8 +143,10 @@ struct GradientTile {
     Vec distance = Vec(__builtin_convertvector(iota(), vf)) + Vec(static_cast<float>(j0 + from - t.range.position(i)));
     Vec dgate(0.0f), dslope(0.0f), dtemperature(0.0f);
     for (int x = from; x < to; x += kWidth, distance = distance + Vec(kWidth)) {
-      const Vec p = Score::weight(Vec::load(w + x), Vec(lse2)), m = Vec::load(keep + x);
-      const Mask none = p == zero;
+      const Vec score = Vec::load(w + x), m = Vec::load(keep + x);
+      Vec p = Score::weight(score, Vec(lse2));
+      const Mask none = (score == Vec(-kInf)) | (p == zero);
+      p = select(none, zero, p);
       const Vec dp = select(none, zero, Vec::load(ds + x));
       dgate = fma(p * m, dp, dgate);
       const Vec dscore = select(none, zero, Score::grad(p, gate * m * dp, Vec(delta)));
