@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CMAKE := $(BIN)/cmake
 CTEST := $(BIN)/ctest --output-on-failure --no-tests=error
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+export CTEST_PARALLEL_LEVEL ?= $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 SOURCES := $(shell find CMakeLists.txt pyproject.toml LICENSE include csrc python bench/roofline -type f -not -path '*/__pycache__/*')
 # One build folder for the package, the C++ tests and the bench programs: the core is compiled once.
