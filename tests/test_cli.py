@@ -62,7 +62,7 @@ def test_check_sees_a_wrong_kernel(monkeypatch, capsys):
         return found if kernel == check.REFERENCE else found | {"dk": found["dk"] * 1.05}
 
     monkeypatch.setattr(check, "results", wrong)
-    monkeypatch.setattr(check, "CASES", {"plain": check.CASES["plain"]})
+    monkeypatch.setattr(check, "CASES", {n: check.CASES[n] for n in ("plain", "causal, GQA")})
     assert main(["check", "--kernel", "cpu.base.attention"]) == 1
     assert "FAILED cpu.base.attention, plain, float32" in capsys.readouterr().out
 

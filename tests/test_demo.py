@@ -12,13 +12,24 @@ from saccade.demo.attentions import ATTENTIONS
 from saccade.demo.model import Config, Decoder, sample
 from saccade.demo.train import Run
 
-TINY = dict(layers=2, width=32, heads=4, kv_heads=2, mlp=48, context=64)
+TINY = dict(layers=2, width=64, heads=4, kv_heads=2, mlp=48, context=64)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    arguments = ["demo", "--steps", "24", "--sample", "20", "--threads", "1", "--config", json.dumps(TINY), "--no-plots"]
+    arguments = [
+        "demo",
+        "--steps",
+        "24",
+        "--sample",
+        "20",
+        "--threads",
+        "1",
+        "--config",
+        json.dumps(TINY),
+        "--no-plots",
+    ]
     status = main([*arguments, "--out", str(out)])
     return status, json.loads((out / "result.json").read_text())
 
@@ -50,16 +61,16 @@ def test_diverging_curves_fail(demo):
     _, result = demo
     spoiled = json.loads(json.dumps(result))
     spoiled["runs"]["saccade"]["loss"][3] += 0.1
-    assert len(compare.judge(spoiled)) == 1 and compare.judge(json.loads(json.dumps(result))) == []
+    assert len(compare.judge(spoiled)) == 2 and compare.judge(json.loads(json.dumps(result))) == []
     spoiled["runs"]["saccade"]["loss"][3] = float("nan")
-    assert len(compare.judge(spoiled)) == 1
+    assert compare.judge(spoiled)
 
 
 def test_a_wrong_attention_leaves_the_tolerance():
     """The early tolerance is tight enough to see an attention that is a little wrong."""
     right = ATTENTIONS["torch"].attend
     losses = []
-    for attend in (right, lambda q, k, v: right(q * 1.02, k, v)):
+    for attend in (right, lambda q, k, v: right(q * 1.01, k, v)):
         run = Run("torch", Config(**TINY), 0, 24)
         for block in run.model.blocks:
             block.attend = attend

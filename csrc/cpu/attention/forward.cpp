@@ -10,8 +10,9 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr int kTileRows = 96;    // a multiple of every kMr
-constexpr int kBlockKeys = 128;  // scores of a tile: 48 KiB
+constexpr int kTileRows = 48;  // a multiple of every kMr
+constexpr int kBlockKeys =
+    512;  // long, so that a row's bookkeeping (maximum, sum, rescale) is small beside its weights
 
 struct ForwardPlan {
   Sequences seq;

@@ -75,10 +75,10 @@ SACCADE_FN vi iota(std::integer_sequence<int, E...>) {
 /// Lane numbers 0, 1, …
 SACCADE_FN vi iota() { return iota(Lanes{}); }
 
-/// 2^x: relative error 1.1e-7 (degree-5 minimax with p(0) = 1, so 2^0 is exactly 1); x ≤ −127 gives 0, x ≥ 128
-/// infinity, NaN NaN.
-SACCADE_FN Vec exp2(Vec x) {
-  x = min(max(x, Vec(-127.0f)), Vec(128.0f));
+/// 2^x for x < 128: relative error 1.1e-7 (degree-5 minimax with p(0) = 1, so 2^0 is exactly 1); x ≤ −127 gives 0, NaN
+/// NaN.
+SACCADE_FN Vec exp2_bounded(Vec x) {
+  x = max(x, Vec(-127.0f));
   const vf magic = Vec(12582912.0f + 127.0f).v;  // 1.5·2^23 leaves the rounded exponent, biased, in the low bits
   const vf t = x.v + magic;
   const vf f = x.v - (t - magic);
@@ -89,6 +89,8 @@ SACCADE_FN Vec exp2(Vec x) {
   p = p * f + Vec(1.0f).v;
   return p * (vf)((vu)t << 23);
 }
+/// 2^x for every x; infinity from 128 on.
+SACCADE_FN Vec exp2(Vec x) { return exp2_bounded(min(x, Vec(128.0f))); }
 
 /// Relative error 3e-7: an odd polynomial (Cephes tanhf) below 0.625, 1 − 2/(e^{2x} + 1) above.
 SACCADE_FN Vec tanh(Vec x) {

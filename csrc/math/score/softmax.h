@@ -11,7 +11,7 @@ struct Softmax {
   /// `reference` is the running maximum (forward) or lse₂ (backward), finite.
   template <class V>
   static SACCADE_FN V weight(V s, V reference) {
-    return exp2(s - reference);
+    return exp2_bounded(s - reference);
   }
   /// ∂L/∂s from the weight, ∂L/∂weight and δ − ∂L/∂lse.
   template <class V>

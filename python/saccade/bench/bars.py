@@ -55,7 +55,9 @@ def _forward(budget: float) -> Iterator[Bar]:
             detail = f"{row.gflops:.0f} GF/s, {100 * row.share:.0f} % of FMA peak"
             yield at_least(f"{row.name} vs torch", ratio if dtype == "float32" else 1.2, row.ratio, detail=detail)
             if (n, d, causal, dtype) == (2048, 128, False, "float32"):
-                yield at_least(f"{row.name} of FMA peak", 0.78, row.share, "%", f"{row.gflops / row.share:.0f} GF/s peak")
+                yield at_least(
+                    f"{row.name} of FMA peak", 0.78, row.share, "%", f"{row.gflops / row.share:.0f} GF/s peak"
+                )
 
 
 def _training(budget: float) -> Iterator[Bar]:
@@ -118,7 +120,14 @@ def _demo(_: float) -> Iterator[Bar]:
     yield at_most("demo step, saccade / torch SDPA", 1.0, ratio)
 
 
-GROUPS = {"forward": _forward, "training": _training, "tiles": _tiles, "decode": _decode, "memory": _memory, "demo": _demo}
+GROUPS = {
+    "forward": _forward,
+    "training": _training,
+    "tiles": _tiles,
+    "decode": _decode,
+    "memory": _memory,
+    "demo": _demo,
+}
 COUNTS = {"forward": 11, "training": 3, "tiles": 4, "decode": 3, "memory": 1, "demo": 1}
 
 
@@ -139,13 +148,17 @@ def run(budget: float, groups: list[str] | None = None) -> dict[str, list[Bar]]:
         for label, environment in sets.items():
             command = [sys.executable, "-m", "saccade.bench.bars", "--budget", str(budget), *groups]
             threads = {"OMP_NUM_THREADS": str(THREADS)}
-            worker = subprocess.Popen(command, env=os.environ | threads | environment, stdout=subprocess.PIPE, text=True)
+            worker = subprocess.Popen(
+                command, env=os.environ | threads | environment, stdout=subprocess.PIPE, text=True
+            )
             found[label] = []
             for line in worker.stdout:
                 found[label].append(Bar(**json.loads(line)))
                 progress.advance(f"{label}: {found[label][-1].name}")
             if worker.wait():
-                raise SystemExit(f"saccade bench: the process for {label} ended with status {worker.returncode}; see above")
+                raise SystemExit(
+                    f"saccade bench: the process for {label} ended with status {worker.returncode}; see above"
+                )
     return found
 
 

@@ -42,7 +42,10 @@ class Case:
     def name(self) -> str:
         heads = f"{self.Hq}" if self.Hq == self.Hk else f"{self.Hq}|{self.Hk}"
         size = f"{self.Nq}" if self.keys == self.Nq else f"{self.Nq}x{self.keys}"
-        words = [{"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype], f"({self.B},{heads},{size},{self.D})"]
+        words = [
+            {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype],
+            f"({self.B},{heads},{size},{self.D})",
+        ]
         words += ["causal"] * self.causal + ["ALiBi"] * self.alibi
         words += ["window {},{}".format(*self.window)] if self.window else []
         words += ["varlen"] * bool(self.lengths) + ["fwd+bwd" if self.backward else "fwd"]

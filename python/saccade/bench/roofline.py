@@ -15,7 +15,9 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise RuntimeError(f"bench: roofline: got {error}, wanted {path.name} in the package; reinstall saccade") from None
+        raise RuntimeError(
+            f"bench: roofline: got {error}, wanted {path.name} in the package; reinstall saccade"
+        ) from None
     for function in (library.saccade_roofline_fma, library.saccade_roofline_read):
         function.argtypes, function.restype = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int64], ctypes.c_double
     return library

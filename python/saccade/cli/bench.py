@@ -12,9 +12,13 @@ from ._console import Progress, table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bars", action="store_true", help="the project's bars only: wanted, measured, pass or fail")
-    parser.add_argument("--only", nargs="+", metavar="GROUP", help="with --bars: some of forward training tiles decode memory demo")
+    parser.add_argument(
+        "--only", nargs="+", metavar="GROUP", help="with --bars: some of forward training tiles decode memory demo"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer cases, less time for each")
-    parser.add_argument("--threads", type=int, default=2, help="threads of saccade and of torch (default 2; the bars': 2)")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of saccade and of torch (default 2; the bars': 2)"
+    )
     parser.add_argument("--out", default="saccade-bench", help="folder for bench.json, bench.png and bench.html")
     parser.add_argument("--no-plots", action="store_true", help="JSON only; needs no matplotlib")
 
@@ -23,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise SystemExit("saccade bench: got no torch, wanted torch >= 2.10 to compare with; `pip install torch`") from None
+        raise SystemExit(
+            "saccade bench: got no torch, wanted torch >= 2.10 to compare with; `pip install torch`"
+        ) from None
     out = pathlib.Path(options.out)
     if options.bars:
         return run_bars(options, out)
@@ -59,7 +65,12 @@ def cases(quick: bool) -> list[Any]:
     from saccade.bench.cases import Case
 
     if quick:
-        found = [Case(512, dtype=d, causal=c, backward=b) for d in ("float32", "bfloat16") for c in (False, True) for b in (False, True)]
+        found = [
+            Case(512, dtype=d, causal=c, backward=b)
+            for d in ("float32", "bfloat16")
+            for c in (False, True)
+            for b in (False, True)
+        ]
         return [*found, Case(1, 128, Hq=32, Hk=8, Nk=8192)]
     found = []
     for backward in (False, True):
@@ -117,7 +128,11 @@ def run_cases(options: argparse.Namespace, out: pathlib.Path) -> int:
 
         data = png(plot(rows, about))
         (out / "bench.png").write_bytes(data)
-        parts = [f"<p>{about}</p>", image_tag(data, "times torch SDPA, and share of the limit"), html_table(HEADERS, cells)]
+        parts = [
+            f"<p>{about}</p>",
+            image_tag(data, "times torch SDPA, and share of the limit"),
+            html_table(HEADERS, cells),
+        ]
         (out / "bench.html").write_text(page("saccade bench", *parts, f"<p>{note}</p>"), encoding="utf-8")
     print(f"written: {out}/")
     return 0
@@ -140,7 +155,9 @@ def plot(rows: list[Any], about: str) -> Any:
     left.set_xlim(min(0.5, *ratios), 2 * max(2.0, *ratios))
     left.set_title("times as fast as torch SDPA")
     bars = right.barh(names, [100 * r.share for r in rows], color=["#edae49" if r.memory else "#30638e" for r in rows])
-    right.bar_label(bars, [f"{r.gbytes:.1f} GB/s" if r.memory else f"{r.gflops:.0f} GF/s" for r in rows], padding=3, fontsize=8)
+    right.bar_label(
+        bars, [f"{r.gbytes:.1f} GB/s" if r.memory else f"{r.gflops:.0f} GF/s" for r in rows], padding=3, fontsize=8
+    )
     right.set_xlim(0, 120)
     right.set_title("% of FMA peak (yellow: of read bandwidth)")
     left.invert_yaxis()

@@ -107,7 +107,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         import torch
     except ImportError:
-        raise SystemExit("saccade check: got no torch, wanted torch >= 2.10 for gradients; `pip install torch`") from None
+        raise SystemExit(
+            "saccade check: got no torch, wanted torch >= 2.10 for gradients; `pip install torch`"
+        ) from None
     begin = time.monotonic()
     known = {k.name: k.reason for k in saccade.kernels.list() if k.op == "attention"}
     for name in options.kernel or ():
@@ -128,7 +130,9 @@ def run(options: argparse.Namespace) -> int:
                         worst, name = error(results(kernel, qkv, extra), want)
                         text = f"{worst:.1e}"
                         if not worst <= tolerance:
-                            faults.append(f"{kernel}, {case}, {dtype}: error {text} in {name}, wanted at most {tolerance:g}")
+                            faults.append(
+                                f"{kernel}, {case}, {dtype}: error {text} in {name}, wanted at most {tolerance:g}"
+                            )
                     except RuntimeError as problem:
                         text = "raised"
                         faults.append(f"{kernel}, {case}, {dtype}: {problem}")
@@ -138,7 +142,9 @@ def run(options: argparse.Namespace) -> int:
         worst, name = check_numpy()
         rows["NumPy arrays", "first choice"] = [f"{worst:.1e}", "", ""]
         if not worst <= TOLERANCE["float32"]:
-            faults.append(f"NumPy arrays: error {worst:.1e} against torch tensors, wanted at most {TOLERANCE['float32']:g}")
+            faults.append(
+                f"NumPy arrays: error {worst:.1e} against torch tensors, wanted at most {TOLERANCE['float32']:g}"
+            )
     heads = [f"{dtype} (<= {tolerance:g})" for dtype, tolerance in TOLERANCE.items()]
     print("Largest error of out, lse and every gradient against the reference, over the largest value:\n")
     print(table(["case", "kernel", *heads], [[*key, *cells] for key, cells in rows.items()]))

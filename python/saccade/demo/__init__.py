@@ -7,7 +7,9 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="saccade-demo", help="folder for report.html, the plots and result.json")
-    parser.add_argument("--steps", type=int, default=0, help="training steps; default: as many as fit in --seconds, 60…200")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="training steps; default: as many as fit in --seconds, 60…200"
+    )
     parser.add_argument("--seconds", type=float, default=150.0, help="time for all trainings together (default 150)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     parser.add_argument("--seed", type=int, default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import platform
 import statistics
@@ -18,9 +19,9 @@ from .attentions import ATTENTIONS
 
 TURN = 4  # steps of one attention before the next has its turn
 FEWEST, MOST = 60, 200
-# Two float32 attentions that differ in rounding only stay this close while training amplifies the difference; beyond the
-# first steps Adam divides noise by noise, and the gap is reported, not judged.
-EARLY, EARLY_TOLERANCE = 20, 2e-3
+# Two float32 attentions that differ in rounding only: 1e-6 apart after 60 steps; a temperature wrong by 1 %: 1e-4 at the first
+# step, 4e-3 within 20, 1e-2 within 60. Training amplifies rounding without end, so the later bound is a loose one.
+EARLY, EARLY_TOLERANCE, TOLERANCE = 20, 1e-4, 2e-2
 
 
 class Worker:
@@ -36,7 +37,9 @@ class Worker:
     def read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"saccade demo: the run with {self.name} ended with status {self.process.wait()}; see above")
+            raise SystemExit(
+                f"saccade demo: the run with {self.name} ended with status {self.process.wait()}; see above"
+            )
         return json.loads(line)
 
     def send(self, **order: object) -> None:
@@ -99,16 +102,28 @@ def judge(result: dict[str, Any]) -> list[str]:
         other = ATTENTIONS[name].same_as
         if not other:
             continue
-        r["gap"] = [abs(a - b) for a, b in zip(r["loss"], result["runs"][other]["loss"], strict=True)]
+        gaps = [abs(a - b) for a, b in zip(r["loss"], result["runs"][other]["loss"], strict=True)]
+        r["gap"] = [math.inf if math.isnan(g) else g for g in gaps]  # max() does not see a NaN
         r["early_gap"] = max(r["gap"][:EARLY])
-        if not r["early_gap"] <= EARLY_TOLERANCE:
-            faults.append(
-                f"{name}: loss differs from {other}'s by {r['early_gap']:.2g} within {EARLY} steps, wanted {EARLY_TOLERANCE:g}"
-            )
+        r["largest_gap"] = max(r["gap"])
+        for gap, limit, where in (
+            (r["early_gap"], EARLY_TOLERANCE, f"within {EARLY} steps"),
+            (r["largest_gap"], TOLERANCE, "somewhere"),
+        ):
+            if not gap <= limit:
+                faults.append(f"{name}: loss differs from {other}'s by {gap:.2g} {where}, wanted at most {limit:g}")
     return faults
 
 
-HEADERS = ["attention", "loss, last tenth", "held-out loss", "ms/step", "peak memory, MiB", "max loss gap, early", "at the end"]
+HEADERS = [
+    "attention",
+    "loss, last tenth",
+    "held-out loss",
+    "ms/step",
+    "peak memory, MiB",
+    f"largest loss gap, first {EARLY}",
+    "all",
+]
 
 
 def summary(result: dict[str, Any]) -> list[list[object]]:
@@ -120,7 +135,7 @@ def summary(result: dict[str, Any]) -> list[list[object]]:
             f"{1e3 * r['step']:.1f}",
             f"{r['memory'] / 2**20:.0f}",
             f"{r['early_gap']:.1e}" if "gap" in r else "",
-            f"{r['gap'][-1]:.1e}" if "gap" in r else "",
+            f"{r['largest_gap']:.1e}" if "gap" in r else "",
         ]
         for r in result["runs"].values()
     ]

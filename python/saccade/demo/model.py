@@ -64,9 +64,13 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(c.vocabulary, c.width)
         self.blocks = nn.ModuleList(Block(c, attend) for _ in range(c.layers))
         self.norm = nn.RMSNorm(c.width)
-        for p in self.parameters():
+        # fan-in scale, so that scores have unit variance and the attention matters from the first step
+        for name, p in self.named_parameters():
             if p.dim() == 2:
-                nn.init.normal_(p, std=0.02)
+                std = 0.02 if name.startswith("embed") else p.shape[1] ** -0.5
+                nn.init.normal_(
+                    p, std=std * (2 * c.layers) ** -0.5 if name.endswith(("out.weight", "down.weight")) else std
+                )
 
     def forward(self, tokens: torch.Tensor, past: Cache | None = None) -> tuple[torch.Tensor, Cache]:
         x, cache = self.embed(tokens), []

@@ -44,7 +44,9 @@ def memory(result: dict[str, Any]) -> Any:
     plt = pyplot()
     runs = list(result["runs"].values())
     figure, ax = plt.subplots(figsize=(8, 0.8 + 0.5 * len(runs)), layout="constrained")
-    bars = ax.barh([r["title"] for r in runs], [r["memory"] / 2**20 for r in runs], color=COLORS[: len(runs)], height=0.6)
+    bars = ax.barh(
+        [r["title"] for r in runs], [r["memory"] / 2**20 for r in runs], color=COLORS[: len(runs)], height=0.6
+    )
     ax.bar_label(bars, fmt="%.0f MiB", padding=4)
     ax.invert_yaxis()
     ax.margins(x=0.15)
