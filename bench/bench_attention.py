@@ -1,16 +1,18 @@
-"""The bench cases of tests/cases.py, timed: `python bench/bench_attention.py [words of names]`; the usual run is `python -m saccade bench`."""
+"""The bench cases of tests/cases.py, timed: `python bench/bench_attention.py [words of their names]`.
+
+The usual run, beside torch and the machine's limits, is `python -m saccade bench`.
+"""
 
 import pathlib
 import sys
 
-import torch
-
 import saccade
+import torch
 from saccade.bench.kit import alternate
 from saccade.cli._console import Progress, table
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
-import cases  # noqa: E402
+import cases
 
 
 def main(words: list[str]) -> None:

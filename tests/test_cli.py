@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-import torch
-
 import saccade
+import torch
 from saccade.bench import kit
 from saccade.bench.cases import Case, lane, verify
 from saccade.cli import check, main

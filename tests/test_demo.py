@@ -1,11 +1,10 @@
-"""`python -m saccade demo`, tiny: it trains, the curves coincide, the report is whole, and a wrong attention is caught."""
+"""`python -m saccade demo`, tiny: it trains, the curves coincide, the report is whole, a wrong attention is caught."""
 
 import json
 import types
 
 import pytest
 import torch
-
 from saccade.cli import main
 from saccade.demo import attentions, compare
 from saccade.demo.attentions import ATTENTIONS

@@ -8,15 +8,14 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
-
 from saccade.integrations import transformers as bridge  # noqa: E402
 
 SENTENCES = [
     "The cat sat on the mat.",
     "Attention is computed tile by tile, so the matrix of all pairs never exists.",
     "Rain.",
-    "A much longer sentence is needed here, one that goes on about rivers and mountains, about the price of bread in winter, "
-    "about trains that leave on time and letters that never arrive, so that the shorter ones in this batch are mostly padding.",
+    "A much longer sentence is needed here, one that goes on about rivers and mountains, about the price of bread "
+    "in winter, about trains that leave on time and letters that never arrive, so the shorter ones are mostly padding.",
     "Der Hund schläft unter dem Tisch.",
     "def softmax(x): return exp(x - x.max()) / exp(x - x.max()).sum()",
 ]

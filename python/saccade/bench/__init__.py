@@ -1,1 +1,1 @@
-"""Timing of saccade beside its rivals: `kit` measures, `roofline` asks the machine's limits, `cases` and `bars` say what."""
+"""Timing beside rivals: `kit` measures, `roofline` asks the machine's limits, `cases` and `bars` say what."""

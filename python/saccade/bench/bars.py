@@ -1,5 +1,8 @@
-"""The bars that softmax attention on the CPU must clear. `python -m saccade.bench.bars` measures them in this process, and
-prints one JSON object a line; `run` does that in a process per instruction set, torch held to the same set."""
+"""The bars that softmax attention on the CPU must clear.
+
+`python -m saccade.bench.bars` measures them in its process and prints one JSON object a line; `run` does that in a
+process per instruction set, torch held to the same set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is timed: problems with their work in numbers, their inputs, our call, torch's call, and an fp64 check of both."""
+"""What is timed: problems with their work in numbers, their inputs, our call, torch's call, and an fp64 check."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def lane(case: Case, function: Callable[..., torch.Tensor]) -> Callable[[], Tens
 
 
 def verify(case: Case) -> float:
-    """The largest error of our results against fp64, as a part of the largest value; raises RuntimeError beyond TOLERANCE."""
+    """Largest error of our results against fp64 over the largest value; raises RuntimeError beyond TOLERANCE."""
     got = lane(case, case.ours)()
     qkv, dout = case.inputs()
     wide = [t.detach().double().requires_grad_(case.backward) for t in qkv]

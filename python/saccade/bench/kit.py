@@ -23,7 +23,7 @@ class Timing:
 
 
 def alternate(lanes: dict[str, Lane], budget: float = 4.0, fewest: int = 5, most: int = 60) -> Timing:
-    """Runs the lanes in turn for about `budget` seconds, after one unmeasured round. A lane may return its own seconds."""
+    """Runs the lanes in turn for about `budget` seconds after a round to warm up. A lane may return its own seconds."""
     for lane in lanes.values():
         lane()
     times: dict[str, list[float]] = {name: [] for name in lanes}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns padded to their widest cell; a column whose every filled cell starts with a digit or sign is right-aligned."""
+    """Columns padded to their widest cell; a column of numbers (every filled cell starts like one) is right-aligned."""
     cells = [[("" if c is None else f"{c:.3g}" if isinstance(c, float) else str(c)) for c in row] for row in rows]
     columns = list(zip(*cells, strict=True)) if cells else [()] * len(headers)
     widths = [max([len(h), *map(len, column)]) for h, column in zip(headers, columns, strict=True)]

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer cases, less time for each")
     parser.add_argument(
-        "--threads", type=int, default=2, help="threads of saccade and of torch (default 2; the bars': 2)"
+        "--threads", type=int, default=2, help="threads of saccade and of torch (default, and the bars': 2)"
     )
     parser.add_argument("--out", default="saccade-bench", help="folder for bench.json, bench.png and bench.html")
     parser.add_argument("--no-plots", action="store_true", help="JSON only; needs no matplotlib")
@@ -65,11 +65,10 @@ def cases(quick: bool) -> list[Any]:
     from saccade.bench.cases import Case
 
     if quick:
+        flags = [(causal, backward) for causal in (False, True) for backward in (False, True)]
+        dtypes = ("float32", "bfloat16")
         found = [
-            Case(512, dtype=d, causal=c, backward=b)
-            for d in ("float32", "bfloat16")
-            for c in (False, True)
-            for b in (False, True)
+            Case(512, dtype=dtype, causal=causal, backward=backward) for dtype in dtypes for causal, backward in flags
         ]
         return [*found, Case(1, 128, Hq=32, Hk=8, Nk=8192)]
     found = []
@@ -118,7 +117,9 @@ def run_cases(options: argparse.Namespace, out: pathlib.Path) -> int:
         for r in rows
     ]
     print(table(HEADERS, cells))
-    note = "of limit: FMA peak, for decode read bandwidth, both measured in turn with the case; error: largest, against fp64"
+    note = (
+        "of limit: of the FMA peak, decode of the read bandwidth, measured in turn with the case; error: against fp64"
+    )
     print(f"\n{about}\n{note}")
     out.mkdir(parents=True, exist_ok=True)
     found = [vars(r) | {"ratio": r.ratio} for r in rows]

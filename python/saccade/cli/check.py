@@ -11,7 +11,7 @@ import saccade
 from ._console import Progress, table
 
 REFERENCE = "cpu.reference.attention"
-# largest error over the largest value; the reference sums in fp64, so this is the kernel's rounding and that of its operands
+# Largest error over the largest value. The reference sums in fp64: what remains is rounding of sums and of results.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 
 # name: (shape of q, Hk, Nk, options by name of what to build)

@@ -1,4 +1,4 @@
-"""`python -m saccade demo`: the same small transformer trained on real text with every attention of `attentions.ATTENTIONS`."""
+"""`python -m saccade demo`: one small transformer trained on real text with every attention of `attentions`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attentions that the demo trains with: one line each. Tensors are (B, Hq | Hk, N, D); the last query sees the last key."""
+"""What the demo trains with, one line each. Tensors are (B, Hq | Hk, N, D); the last query sees the last key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's transformer: byte-level, pre-norm, rotary positions, grouped-query attention. The attention is a parameter."""
+"""The demo's transformer: byte-level, pre-norm, rotary positions, grouped queries. The attention is a parameter."""
 
 from __future__ import annotations
 

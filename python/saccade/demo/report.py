@@ -21,7 +21,7 @@ def curves(result: dict[str, Any]) -> Any:
         steps = range(1, len(r["loss"]) + 1)
         top.plot(steps, r["loss"], color=color, label=r["title"], **style)
         if "gap" in r:
-            bottom.semilogy(steps, [max(g, 1e-9) for g in r["gap"]], color=color, lw=1.2, label=r["title"])
+            bottom.semilogy(steps, [max(g, 1e-8) for g in r["gap"]], color=color, lw=1.2, label=r["title"])
     top.set(title="Training loss, same seed, same batches", ylabel="loss, nats per byte")
     top.legend()
     bottom.set(title="Distance from torch SDPA's curve", ylabel="|difference|", xlabel="step")
@@ -36,7 +36,7 @@ def step_times(result: dict[str, Any]) -> Any:
         ax.axhline(1e3 * r["step"], color=color, lw=1.5, label=f"{r['title']}: median {1e3 * r['step']:.0f} ms")
     top = max(sorted(r["seconds"])[int(0.97 * (len(r["seconds"]) - 1))] for r in result["runs"].values())
     ax.set(title="Time of a training step", xlabel="step", ylabel="ms", ylim=(0, 1.25e3 * top))
-    ax.legend(loc="lower right")
+    ax.legend()
     return figure
 
 

@@ -1,7 +1,7 @@
 """One training run in a process of its own, so that its peak memory is its own: `python -m saccade.demo.train NAME …`.
 
-Driven over stdin and stdout, one JSON object a line: {"steps": n} -> n lines {"loss", "seconds"}; {"finish": length} -> one
-line with the held-out loss, a sampled text, and the peak resident memory above that before the first step.
+Driven over stdin and stdout, one JSON object a line: {"steps": n} -> n lines {"loss", "seconds"}; {"finish": length} ->
+one line with the held-out loss, a sampled text, and the peak resident memory above that before the first step.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     bridge.register()
     model = AutoModel.from_pretrained(path, attn_implementation="saccade")
 
-Transformers builds masks only for implementations that have a mask function; without one it hands over no mask at all and
-padding leaks into every row. `register` therefore registers both.
+Transformers builds masks only for implementations that have a mask function; without one it hands over no mask at all
+and padding leaks into every row. `register` therefore registers both.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ def attention_mask(
 ) -> torch.Tensor | None:
     """A bool mask (B, 1, Nq, Nk), True = visible, or None where `attention_forward` needs none.
 
-    None for a causal layer means our bottom-right causal; sdpa's own rule is top-left and slices the keys of a half-empty
-    static cache, so such a prefill gets a real mask here. A chunked prefill on a filled cache, which sdpa must mask, needs none.
+    None for a causal layer means our bottom-right causal. sdpa's own rule is top-left and slices the keys of a
+    half-empty static cache, so such a prefill gets a real mask here; a chunked prefill on a filled cache, which sdpa
+    masks, needs none.
     """
     plain = (
         allow_is_causal_skip
@@ -87,11 +88,11 @@ def attention_forward(
     """query (B, Hq, Nq, D), key (B, Hk, Nk, D), value (B, Hk, Nk, Dv) -> ((B, Nq, Hq, Dv), None).
 
     A mask, bool or additive, is the whole truth about visibility; without one `is_causal` (else `module.is_causal`) and
-    `sliding_window` decide. Key heads are never repeated. Attention weights do not exist here: `output_attentions` raises.
+    `sliding_window` decide. Key heads are never repeated. There are no attention weights: `output_attentions` raises.
     """
     if kwargs.get("output_attentions"):
         raise ValueError(
-            "saccade: output_attentions: got True, wanted False; the N x N weights are never formed, use 'eager' to see them"
+            "saccade: output_attentions: got True, wanted False; the weights are never formed, use 'eager' to see them"
         )
     if kwargs.get("cache") is not None:
         raise ValueError(
