@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import saccade
 import torch
 from saccade.bench import kit
-from saccade.bench.cases import Case, lane, verify
+from saccade.bench.cases import TILE, Case, lane, verify
 from saccade.cli import check, main
 
 
@@ -114,7 +115,7 @@ def test_bench_counts_the_work_and_checks_the_result(case):
         left, right = case.window or (nk + nq, nk + nq)
         seen = (j >= p - left) & (j <= p + right) & ((j <= p) | (not case.causal))
         pairs += int(seen.sum())
-        tiles += sum(bool(block.any()) for rows in seen.split(96) for block in rows.split(128, 1))
+        tiles += sum(bool(block.any()) for rows in seen.split(TILE[0]) for block in rows.split(TILE[1], 1))
     assert case.pairs == case.Hq * pairs and case.tiles == case.Hq * tiles
     assert case.flops == 4 * case.D * case.pairs
 
@@ -132,11 +133,22 @@ def test_lane_gives_output_and_gradients():
 
 def test_alternate_takes_turns_and_medians():
     calls = []
-    times = iter(x for x in range(1, 100))
-    lanes = {"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), float(next(times)))[1]}
-    timing = kit.alternate(lanes, budget=0, fewest=3)
-    assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]  # one round to warm up
-    assert timing.rounds == 3 and timing.seconds["b"] == 3.0
+    times = iter(range(1, 100))
+
+    def slow(name, own=None):
+        calls.append(name)
+        time.sleep(kit.SHORT)
+        return own and float(next(times))
+
+    timing = kit.alternate({"a": lambda: slow("a"), "b": lambda: slow("b", own=True)}, budget=0, fewest=3)
+    assert calls == ["a", "a", "b", "b"] + ["a", "b", "b", "a", "a", "b"]  # two calls each to warm up
+    assert timing.rounds == 3 and timing.seconds["b"] == 4.0 and timing.seconds["a"] >= kit.SHORT
+
+
+def test_short_lanes_are_called_several_times_a_turn():
+    calls = []
+    seconds = kit.alternate({"a": lambda: calls.append(0)}, budget=0, fewest=1).seconds
+    assert len(calls) == 2 + 1 + 50 and seconds["a"] < kit.SHORT
 
 
 def test_roofline_is_measured_and_refuses_unknown_sets():

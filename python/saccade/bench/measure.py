@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import saccade
@@ -11,7 +12,7 @@ from .cases import Case, lane, verify
 from .kit import alternate
 
 QUERIES_OF_DECODE = 16  # below it keys and values are read once and memory is the limit
-FMA_ROUNDS = 2_000_000
+FMA_ROUNDS = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def measure(case: Case, threads: int, budget: float = 4.0, fewest: int = 5) -> R
     memory = case.Nq <= QUERIES_OF_DECODE
 
     def limit() -> float:  # seconds that the case's work takes at the machine's limit
+        time.sleep(0.01)  # OpenMP threads of the lane before still spin for a while and would share the cores
         if memory:
             return case.cache_bytes / roofline.read(isa, threads)
         return case.flops / roofline.fma(isa, threads, FMA_ROUNDS)

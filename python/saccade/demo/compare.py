@@ -20,7 +20,7 @@ from .attentions import ATTENTIONS
 TURN = 4  # steps of one attention before the next has its turn
 FEWEST, MOST = 60, 300
 # Attentions that differ in float32 rounding only stay 1e-6 apart for 20 steps and 1e-5 for 100; a temperature wrong by
-# 1 % shows as 1e-4 at the first step and 4e-3 within 20. Training amplifies rounding, so the later bound is a loose one.
+# 1 % shows as 1e-4 at the first step and 4e-3 within 20. Training amplifies rounding, so the later bound is loose.
 EARLY, EARLY_TOLERANCE, TOLERANCE = 20, 1e-4, 1e-2
 
 
