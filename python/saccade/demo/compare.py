@@ -52,7 +52,7 @@ class Worker:
 
 
 def seconds_per_round(options: argparse.Namespace) -> float:
-    """A step of every attention on a quiet machine: the fastest of three of the first one. `train` stops in time if not."""
+    """A step of every attention on a quiet machine: the fastest of three. `train` stops in time if it is not."""
     worker = Worker(next(iter(ATTENTIONS)), 1, options)
     worker.send(steps=4)
     times = [worker.read()["seconds"] for _ in range(4)]
