@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kDecodeRows = 16;  // sequences of at most this many queries take this form
 constexpr int64_t kSplitKeys = 512;  // fixed, so that the result does not depend on batch or threads
-constexpr int kDecodeBlock = 64;     // keys scored at once: with D = 128 a block of keys is 32 KiB
+constexpr int kDecodeBlock = 256;    // keys scored at once: long runs of either stream suit the prefetcher
+constexpr int64_t kAhead = 16;       // rows asked for in advance: 8 KiB with D = 128; 8 and 32 measured slower
 
 inline int64_t decode_splits(int64_t queries, int64_t keys) {
   return queries == 0 ? 0 : keys == 0 ? 1 : (keys + kSplitKeys - 1) / kSplitKeys;
@@ -46,16 +47,22 @@ struct DecodePlan {
   int64_t slot(int64_t split, int64_t heads, int64_t h) const { return (split * heads + h) * rows; }
 };
 
-/// Up to four rows as fp32, each zero-padded to whole vectors; contiguous fp32 rows of whole vectors stay where they
-/// are.
-template <class T, int N>
+/// Four rows as fp32 (the last one again past `count`), zero-padded to whole panels; contiguous fp32 rows of whole
+/// panels stay where they are.
+template <class T>
 struct RowBlock {
-  const float* row[N];
-  alignas(64) float copy[N][kRowStride];
+  static constexpr int64_t kElement = sizeof(typename T::Storage);
+  const float* row[4];
+  const char* ahead;  // four rows to be asked for while these are used
+  int64_t ahead_row;  // bytes from one to the next
+  alignas(64) float copy[4][kRowStride];
 
-  SACCADE_FN RowBlock(const Rows& rows, int64_t r, int64_t count, int64_t d) {
-    const bool direct = sizeof(typename T::Storage) == 4 && rows.col == 1 && d % kWidth == 0;
-    for (int i = 0; i < N; ++i) {
+  /// `next` row `next_row` is what will be read kAhead rows from now.
+  SACCADE_FN RowBlock(const Rows& rows, int64_t r, int64_t count, int64_t d, const Rows& next, int64_t next_row) {
+    ahead = reinterpret_cast<const char*>(next.at<const typename T::Storage>(next_row));
+    ahead_row = next.row * kElement;
+    const bool direct = kElement == 4 && rows.col == 1 && d % kNr == 0;
+    for (int i = 0; i < 4; ++i) {
       const int64_t at = i < count ? r + i : r + count - 1;
       if (direct) {
         row[i] = reinterpret_cast<const float*>(rows.at<const typename T::Storage>(at));
@@ -65,47 +72,89 @@ struct RowBlock {
       }
     }
   }
+
+  /// Asks for what takes the place of columns [c, c + kNr), evenly spread over the arithmetic: in bursts the misses
+  /// would fill the core's queue and stop it.
+  SACCADE_FN void ask(int64_t c) const {
+    for (int64_t byte = 0; byte < kNr * kElement; byte += 64) {
+      const char* p = ahead + c * kElement + byte;
+      for (int i = 0; i < 4; ++i, p += ahead_row) __builtin_prefetch(p, 0, 0);
+    }
+  }
 };
 
-/// s[q][0, 4) = query row q · key row, for R query rows and four keys.
-template <int R>
-SACCADE_FN void dots(const float* query, const float* const (&key)[4], int64_t d, float* s) {
-  Vec acc[R][4];
+// Query rows handled at once: with four keys each, one accumulator per lane of a vector of sums, 8 at least to hide
+// latency.
+constexpr int kDecodeGroup = kWidth >= 8 ? kWidth / 4 : 2;
+
+/// score[r][k] = query row r · key row k, for R query rows and four keys. Not inlined: the caller's registers would
+/// spill.
+template <int R, bool kAsk, class T>
+__attribute__((noinline)) void dots(const float* query, const RowBlock<T>& keys, int64_t d, float* score) {
+  const float *k0 = keys.row[0], *k1 = keys.row[1], *k2 = keys.row[2], *k3 = keys.row[3];
+  Vec acc[R * 4];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * 4; ++i) acc[i] = Vec(0.0f);
+  for (int64_t c = 0; c < d; c += kNr) {
+    if constexpr (kAsk) keys.ask(c);
+#pragma GCC unroll 2
+    for (int half = 0; half < kNr; half += kWidth) {
+      const int64_t x = c + half;
+      const Vec x0 = Vec::load(k0 + x), x1 = Vec::load(k1 + x), x2 = Vec::load(k2 + x), x3 = Vec::load(k3 + x);
 #pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) acc[r][k] = Vec(0.0f);
-  for (int64_t c = 0; c < d; c += kWidth) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const Vec x = Vec::load(key[k] + c);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[r][k] = fma(Vec::load(query + r * kRowStride + c), x, acc[r][k]);
+      for (int r = 0; r < R; ++r) {
+        const Vec q = Vec::load(query + r * kRowStride + x);
+        acc[4 * r] = fma(q, x0, acc[4 * r]);
+        acc[4 * r + 1] = fma(q, x1, acc[4 * r + 1]);
+        acc[4 * r + 2] = fma(q, x2, acc[4 * r + 2]);
+        acc[4 * r + 3] = fma(q, x3, acc[4 * r + 3]);
+      }
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) s[r * kDecodeBlock + k] = sum(acc[r][k]);
+  if constexpr (R * 4 == kWidth) {
+    const Vec s = sums(acc);
+    for (int r = 0; r < R; ++r)
+      __builtin_memcpy(score + r * kDecodeBlock, reinterpret_cast<const char*>(&s.v) + 16 * r, 16);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < R * 4; ++i) score[i / 4 * kDecodeBlock + i % 4] = sum(acc[i]);
+  }
 }
 
-/// out += Σ_k p[k]·value[k] over `count` ≤ 4 rows; a zero weight contributes nothing, even times Inf.
-SACCADE_FN void accumulate(const float* p, const float* const (&value)[4], int64_t count, int64_t d, float* out) {
-  if (count == 4 && p[0] != 0 && p[1] != 0 && p[2] != 0 && p[3] != 0) {
-    const Vec p0(p[0]), p1(p[1]), p2(p[2]), p3(p[3]);
-    for (int64_t c = 0; c < d; c += kWidth) {
-      Vec o = fma(p0, Vec::load(value[0] + c), Vec::load(out + c));
-      o = fma(p1, Vec::load(value[1] + c), o);
-      o = fma(p2, Vec::load(value[2] + c), o);
-      fma(p3, Vec::load(value[3] + c), o).store(out + c);
-    }
-    return;
+/// out[r] += Σ_k p[r][k]·value row k over four keys, for R rows.
+template <int R, bool kAsk, class T>
+__attribute__((noinline)) void accumulate(const float* p, const RowBlock<T>& values, int64_t d, float* const* out) {
+  const float *v0 = values.row[0], *v1 = values.row[1], *v2 = values.row[2], *v3 = values.row[3];
+  Vec w[R][4];
+  float* o[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    o[r] = out[r];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) w[r][k] = Vec(p[r * kDecodeBlock + k]);
   }
+  for (int64_t c = 0; c < d; c += kNr) {
+    if constexpr (kAsk) values.ask(c);
+#pragma GCC unroll 2
+    for (int half = 0; half < kNr; half += kWidth) {
+      const int64_t x = c + half;
+      const Vec x0 = Vec::load(v0 + x), x1 = Vec::load(v1 + x), x2 = Vec::load(v2 + x), x3 = Vec::load(v3 + x);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+        fma(w[r][3], x3, fma(w[r][2], x2, fma(w[r][1], x1, fma(w[r][0], x0, Vec::load(o[r] + x))))).store(o[r] + x);
+    }
+  }
+}
+
+/// The same for one row and up to four keys, of which those of weight zero contribute nothing, even if they hold Inf.
+inline void accumulate_visible(const float* p, const float* const* value, int64_t count, int64_t d, float* out) {
   for (int64_t k = 0; k < count; ++k)
     if (p[k] != 0)
       for (int64_t c = 0; c < d; c += kWidth)
         fma(Vec(p[k]), Vec::load(value[k] + c), Vec::load(out + c)).store(out + c);
 }
+
+inline bool all_visible(const float* p) { return p[0] != 0 && p[1] != 0 && p[2] != 0 && p[3] != 0; }
 
 template <class T>
 void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
@@ -132,11 +181,18 @@ void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s
   for (int64_t j0 = begin / kDecodeBlock * kDecodeBlock; j0 < end; j0 += kDecodeBlock) {
     const int64_t n = end - j0 < kDecodeBlock ? end - j0 : kDecodeBlock;
     for (int64_t j = 0; j < n; j += 4) {
-      const RowBlock<T, 4> k(keys, j0 + j, n - j, d);
-      int64_t r = 0;
-      // 8 accumulators suffice to hide the latency, and 16 registers hold no more than 2·4 with their operands.
-      for (; r + 2 <= rows; r += 2) dots<2>(query + r * kRowStride, k.row, d, score + r * kDecodeBlock + j);
-      if (r < rows) dots<1>(query + r * kRowStride, k.row, d, score + r * kDecodeBlock + j);
+      const bool same = j + kAhead < n;
+      const RowBlock<T> k(keys, j0 + j, n - j, d, same ? keys : values, same ? j0 + j + kAhead : j0 + j + kAhead - n);
+      for (int64_t r = 0; r < rows;) {
+        float* to = score + r * kDecodeBlock + j;
+        if (const float* q = query + r * kRowStride; rows - r >= kDecodeGroup) {
+          (r == 0 ? dots<kDecodeGroup, true, T> : dots<kDecodeGroup, false, T>)(q, k, d, to);
+          r += kDecodeGroup;
+        } else {
+          (r == 0 ? dots<1, true, T> : dots<1, false, T>)(q, k, d, to);
+          ++r;
+        }
+      }
     }
     const int columns = static_cast<int>(round_up(n, kNr));
     for (int64_t g = 0; g < s.group; ++g) {
@@ -147,10 +203,29 @@ void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s
                    plan.out + (slot + i) * plan.columns, plan.columns);
     }
     for (int64_t j = 0; j < n; j += 4) {
-      const RowBlock<T, 4> v(values, j0 + j, n - j, dv);
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t slot = plan.slot(split, s.query_heads, hk * s.group + r / nq) + r % nq;
-        accumulate(score + r * kDecodeBlock + j, v.row, n - j < 4 ? n - j : 4, dv, plan.out + slot * plan.columns);
+      const bool same = j + kAhead < n;
+      const RowBlock<T> v(values, j0 + j, n - j, dv, same ? values : keys, j0 + j + kAhead);
+      const bool whole = n - j >= 4;
+      for (int64_t r = 0; r < rows;) {
+        const float* weights = score + r * kDecodeBlock + j;
+        float* out[kDecodeGroup];
+        int group = rows - r < kDecodeGroup ? static_cast<int>(rows - r) : kDecodeGroup;
+        bool plain = whole;
+        for (int x = 0; x < group; ++x) {
+          const int64_t slot = plan.slot(split, s.query_heads, hk * s.group + (r + x) / nq) + (r + x) % nq;
+          out[x] = plan.out + slot * plan.columns;
+          plain = plain && all_visible(weights + x * kDecodeBlock);
+        }
+        if (plain && group == kDecodeGroup) {
+          (r == 0 ? accumulate<kDecodeGroup, true, T> : accumulate<kDecodeGroup, false, T>)(weights, v, dv, out);
+        } else {
+          for (int x = 0; x < group; ++x)
+            if (const float* w = weights + x * kDecodeBlock; whole && all_visible(w))
+              (r + x == 0 ? accumulate<1, true, T> : accumulate<1, false, T>)(w, v, dv, out + x);
+            else
+              accumulate_visible(w, v.row, whole ? 4 : n - j, dv, out[x]);
+        }
+        r += group;
       }
     }
   }

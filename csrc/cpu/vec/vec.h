@@ -122,6 +122,19 @@ SACCADE_FN float hmax(Vec v) {
 }
 
 template <int S, int... E>
+SACCADE_FN Vec sums(const Vec* v, std::integer_sequence<int, E...> lanes) {
+  if constexpr (S == 0) {
+    return v[0];
+  } else {
+    const vf a = sums<S / 2>(v, lanes).v, b = sums<S / 2>(v + S, lanes).v;
+    return __builtin_shufflevector(a, b, ((E & S) ? kWidth + E - S : E)...) +
+           __builtin_shufflevector(a, b, ((E & S) ? kWidth + E : E + S)...);
+  }
+}
+/// Lane i is the sum of v[i]: kWidth sums for the price of about three.
+SACCADE_FN Vec sums(const Vec (&v)[kWidth]) { return sums<kWidth / 2>(v, Lanes{}); }
+
+template <int S, int... E>
 SACCADE_FN void exchange(vf (&r)[kWidth], std::integer_sequence<int, E...> lanes) {
 #pragma GCC unroll 16
   for (int i = 0; i < kWidth; ++i) {
