@@ -32,7 +32,6 @@ struct BackwardPlan {
       : seq(p), terms(p.score), query_columns(round_up(seq.head_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
     const int64_t batch = seq.batch, heads = seq.query_heads;
-    const auto pieces = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
     chunks = Pieces::make(a, batch, [&](int64_t b) { return pieces(seq.key_count(b), kGradientKeys); });
     tiles = Pieces::make(a, batch, [&](int64_t b) { return pieces(seq.query_count(b), kGradientRows); });
     int64_t tile_count = 0;
@@ -139,14 +138,17 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       int64_t first, last;
       BackwardPlan::visited(range, i0, i1, &first, &last);
       if (chunk < first || chunk >= last) continue;
-      w.tile.load<T>(query, dout, i0, i1, d, dv);
+      // Of the tile, the rows that see some key of the chunk.
+      const int64_t from = range.query_begin(w.chunk.first), to = range.query_end(w.chunk.first + w.chunk.count - 1);
+      const int64_t r0 = from < i0 ? i0 : from, r1 = to < i1 ? to : i1;
+      w.tile.load<T>(query, dout, r0, r1 < r0 ? r0 : r1, d, dv);
       w.tile.compute(terms, w.chunk, plan.rows, row0, d, dv);
       add_key_gradients(w, range, d, dv);
 
       std::atomic<int32_t>& done = plan.done[h * plan.tiles.total(s.batch) + plan.tiles.first[b] + x];
       const int32_t turn = static_cast<int32_t>(chunk - first);
-      while (done.load(std::memory_order_acquire) != turn) pause();
-      float* dq = plan.dquery + (row0 + i0) * plan.query_columns;
+      wait_for(done, turn);
+      float* dq = plan.dquery + (row0 + r0) * plan.query_columns;
       for (int64_t c = 0; c < d; c += kNr)
         for (int t = 0; t < w.tile.strips; ++t)
           if (const int lo = w.tile.lo[t], n = w.tile.hi[t] - lo; n > 0)
@@ -156,7 +158,7 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
                                                                      kRowStride, dq + t * kMr * plan.query_columns + c,
                                                                      plan.query_columns);
       const auto add_rows = [&](float* to, const float* from) {
-        for (int r = 0; to && r < w.tile.rows; ++r) to[row0 + i0 + r] += from[r];
+        for (int r = 0; to && r < w.tile.rows; ++r) to[row0 + r0 + r] += from[r];
       };
       add_rows(plan.rows.temperature, w.tile.row_temperature);
       add_rows(plan.rows.gate, w.tile.row_gate);

@@ -14,14 +14,18 @@ constexpr int kTileRows = 48;  // a multiple of every kMr
 constexpr int kBlockKeys =
     512;  // long, so that a row's bookkeeping (maximum, sum, rescale) is small beside its weights
 
+/// A unit packs one block of keys and values of a head, or computes one tile of queries that reads them. The units of a
+/// head are neighbours, so what was just packed is still in cache; a few slots of packed heads are used in turn. A unit
+/// waits only for units of lower number, which some thread already holds.
 struct ForwardPlan {
   Sequences seq;
   Terms terms;
   int64_t value_columns;  // Dv up to a whole panel
-  Pieces tiles;           // of query rows, of the sequences not in decode form
-  Pieces panels, blocks;  // packed key panels and key blocks
-  float *keys, *values;   // [Hk][panels][D][kNr], [Hk][Dv/kNr][keys][kNr]
-  bool* finite;           // [Hk][blocks]: are its values?
+  Pieces units;           // of one key/value head of a sequence not in decode form: blocks, then group·tiles
+  int64_t slots, slot_panels, slot_blocks;
+  float *keys, *values;                    // [slot][panel][D][kNr], [slot][Dv/kNr][keys][kNr]
+  bool* finite;                            // [slot][block]: are its values?
+  std::atomic<int64_t>*packed, *finished;  // [B·Hk]: units done of either kind
   DecodePlan decode;
   int64_t bytes;
 
@@ -35,59 +39,59 @@ struct ForwardPlan {
   ForwardPlan(const AttentionForward& p, int threads, void* workspace)
       : seq(p), terms(p.score), value_columns(round_up(seq.value_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
-    const int64_t batch = seq.batch;
-    const auto tiled = [&](int64_t b) { return seq.query_count(b) > kDecodeRows; };
-    tiles = Pieces::make(a, batch,
-                         [&](int64_t b) { return tiled(b) ? (seq.query_count(b) + kTileRows - 1) / kTileRows : 0; });
-    panels = Pieces::make(a, batch, [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kNr - 1) / kNr : 0; });
-    blocks = Pieces::make(a, batch,
-                          [&](int64_t b) { return tiled(b) ? (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys : 0; });
-    int64_t panel_count = 0, block_count = 0;
-    for (int64_t b = 0; b < batch; ++b)
+    units = Pieces::make(a, seq.batch, [&](int64_t b) { return tiled(b) ? blocks(b) + seq.group * tiles(b) : 0; });
+    slots = threads + 1 < seq.batch * seq.key_heads ? threads + 1 : seq.batch * seq.key_heads;
+    slot_panels = slot_blocks = 0;
+    for (int64_t b = 0; b < seq.batch; ++b)
       if (tiled(b)) {
-        panel_count += (seq.key_count(b) + kNr - 1) / kNr;
-        block_count += (seq.key_count(b) + kBlockKeys - 1) / kBlockKeys;
+        const int64_t panels = pieces(seq.key_count(b), kNr);
+        slot_panels = panels > slot_panels ? panels : slot_panels;
+        slot_blocks = blocks(b) > slot_blocks ? blocks(b) : slot_blocks;
       }
-    finite = a.take<bool>(seq.key_heads * block_count);
-    keys = a.take<float>(seq.key_heads * panel_count * kNr * seq.head_dim);
-    values = a.take<float>(seq.key_heads * panel_count * kNr * value_columns);
+    finite = a.take<bool>(slots * slot_blocks);
+    packed = a.take<std::atomic<int64_t>>(seq.batch * seq.key_heads);
+    finished = a.take<std::atomic<int64_t>>(seq.batch * seq.key_heads);
+    for (int64_t n = 0; a.base && n < seq.batch * seq.key_heads; ++n) {
+      packed[n].store(0, std::memory_order_relaxed);
+      finished[n].store(0, std::memory_order_relaxed);
+    }
+    keys = a.take<float>(slots * slot_panels * kNr * seq.head_dim);
+    values = a.take<float>(slots * slot_panels * kNr * value_columns);
     decode = DecodePlan::make(a, seq, threads);
     scratch = a.take<Scratch>(threads);
     bytes = a.used;
   }
 
-  float* key_panels(int64_t b, int64_t hk) const {
-    return keys + (hk * panels.total(seq.batch) + panels.first[b]) * kNr * seq.head_dim;
-  }
-  float* value_panels(int64_t b, int64_t hk) const {
-    return values + (hk * panels.total(seq.batch) + panels.first[b]) * kNr * value_columns;
-  }
-  bool* finite_blocks(int64_t b, int64_t hk) const { return finite + hk * blocks.total(seq.batch) + blocks.first[b]; }
+  bool tiled(int64_t b) const { return seq.query_count(b) > kDecodeRows; }
+  int64_t blocks(int64_t b) const { return tiled(b) ? pieces(seq.key_count(b), kBlockKeys) : 0; }
+  int64_t tiles(int64_t b) const { return tiled(b) ? pieces(seq.query_count(b), kTileRows) : 0; }
+
+  int64_t head(int64_t b, int64_t hk) const { return b * seq.key_heads + hk; }
+  float* key_panels(int64_t head) const { return keys + head % slots * slot_panels * kNr * seq.head_dim; }
+  float* value_panels(int64_t head) const { return values + head % slots * slot_panels * kNr * value_columns; }
+  bool* finite_blocks(int64_t head) const { return finite + head % slots * slot_blocks; }
 };
 
-/// Packs one block of keys and values of one head.
 template <class T>
-void pack_block(const ForwardPlan& plan, const AttentionForward& p, int64_t unit) {
+void pack_block(const ForwardPlan& plan, const AttentionForward& p, int64_t b, int64_t hk, int64_t block) {
   const Sequences& s = plan.seq;
-  const int64_t all = plan.blocks.total(s.batch), hk = unit / all, b = plan.blocks.sequence(s.batch, unit % all);
-  const int64_t block = unit % all - plan.blocks.first[b], count = s.key_count(b), j0 = block * kBlockKeys;
+  const int64_t head = plan.head(b, hk), count = s.key_count(b), j0 = block * kBlockKeys;
   const int64_t n = count - j0 < kBlockKeys ? count - j0 : kBlockKeys;
+  if (const int64_t last = head - plan.slots; last >= 0)  // the slot's last head
+    wait_for(plan.finished[last], s.group * plan.tiles(last / s.key_heads));
   const Rows k = s.rows(p.key, b, hk, s.key_start(b)), v = s.rows(p.value, b, hk, s.key_start(b));
   for (int64_t j = j0; j < j0 + n; j += kNr)
-    pack_panel_transposed<T>(k, j, count, s.head_dim, 1.0f, plan.key_panels(b, hk) + j * s.head_dim);
-  plan.finite_blocks(b, hk)[block] = pack_columns<T>(v, j0, n, s.value_dim, plan.value_panels(b, hk) + j0 * kNr, count);
+    pack_panel_transposed<T>(k, j, count, s.head_dim, 1.0f, plan.key_panels(head) + j * s.head_dim);
+  plan.finite_blocks(head)[block] = pack_columns<T>(v, j0, n, s.value_dim, plan.value_panels(head) + j0 * kNr, count);
+  plan.packed[head].fetch_add(1, std::memory_order_release);
 }
 
 template <class T>
-void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::Scratch& w, int64_t unit) {
+void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::Scratch& w, int64_t b, int64_t h,
+              int64_t i0) {
   const Sequences& s = plan.seq;
-  // Heads of one sequence are neighbours, so threads share packed keys; long tiles first, so that the causal tail is
-  // short.
-  const int64_t b = plan.tiles.sequence(s.batch, unit / s.query_heads),
-                tiles = plan.tiles.first[b + 1] - plan.tiles.first[b];
-  const int64_t local = unit - plan.tiles.first[b] * s.query_heads, h = local / tiles, hk = h / s.group;
+  const int64_t hk = h / s.group, head = plan.head(b, hk);
   const math::Range range = s.range(b, p.visit);
-  const int64_t i0 = (tiles - 1 - local % tiles) * kTileRows;
   const int64_t i1 = i0 + kTileRows < range.queries ? i0 + kTileRows : range.queries;
   const HeadTerms terms(plan.terms, s, range, b, h);
   const Rows query = s.rows(p.query, b, h, s.query_start(b));
@@ -100,7 +104,8 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
   }
 
   const int64_t end = range.key_end(i1 - 1);
-  const float *keys = plan.key_panels(b, hk), *values = plan.value_panels(b, hk);
+  const float *keys = plan.key_panels(head), *values = plan.value_panels(head);
+  wait_for(plan.packed[head], plan.blocks(b));
   for (int64_t block = range.key_begin(i0) / kBlockKeys; block * kBlockKeys < end; ++block) {
     const int64_t j0 = block * kBlockKeys, n = range.keys - j0 < kBlockKeys ? range.keys - j0 : kBlockKeys;
     // Columns [lo, hi) of the block that some row of the strip sees, lo on a panel.
@@ -123,7 +128,7 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
       for (int r = t * kMr; r < t * kMr + strip_rows(t) && lo[t] < hi[t]; ++r)
         online_row(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
                    plan.value_columns);
-    const bool finite = plan.finite_blocks(b, hk)[block];
+    const bool finite = plan.finite_blocks(head)[block];
     for (int64_t c = 0; c < s.value_dim; c += kNr)
       for (int t = 0; t < strips; ++t)
         if (lo[t] < hi[t])
@@ -139,15 +144,24 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
     const float f = w.row[r].finish(terms, h, i0 + r, lse.at<float>(i0 + r));
     store_row<T>(out, i0 + r, s.value_dim, f, w.out[r]);
   }
+  plan.finished[head].fetch_add(1, std::memory_order_release);
 }
 
 template <class T>
 void run(const AttentionForward& p, const Context& context, void* workspace) {
   const ForwardPlan plan(p, context.threads, workspace);
   const Sequences& s = plan.seq;
-  for_units(context, plan.blocks.total(s.batch) * s.key_heads, [&](int64_t, int64_t u) { pack_block<T>(plan, p, u); });
-  for_units(context, plan.tiles.total(s.batch) * s.query_heads,
-            [&](int64_t worker, int64_t u) { run_tile<T>(plan, p, plan.scratch[worker], u); });
+  for_units(context, plan.units.total(s.batch) * s.key_heads, [&](int64_t worker, int64_t unit) {
+    const int64_t b = plan.units.sequence(s.batch, unit / s.key_heads),
+                  local = unit - plan.units.first[b] * s.key_heads;
+    const int64_t of_head = plan.units.first[b + 1] - plan.units.first[b], hk = local / of_head;
+    const int64_t tile = local % of_head - plan.blocks(b), tiles = plan.tiles(b);
+    if (tile < 0)
+      pack_block<T>(plan, p, b, hk, local % of_head);
+    else  // long tiles first, so that the tail of a causal problem is short
+      run_tile<T>(plan, p, plan.scratch[worker], b, hk * s.group + tile / tiles,
+                  (tiles - 1 - tile % tiles) * kTileRows);
+  });
   run_decode<T>(plan.decode, plan.terms, s, p, context);
 }
 

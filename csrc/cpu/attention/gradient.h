@@ -122,8 +122,8 @@ struct GradientTile {
   }
 
  private:
-  /// A row under any modifier, or of statistics that are not finite. Where the weight is 0 nothing flows, whatever stands
-  /// in the operands.
+  /// A row under any modifier, or of statistics that are not finite. Where the weight is 0 nothing flows, whatever
+  /// stands in the operands.
   void general_row(const HeadTerms& t, int r, int from, int to, int64_t j0, float lse2, float delta, bool of_score) {
     alignas(64) float product[kGradientKeys], capped[kGradientKeys], keep[kGradientKeys];
     float *w = weight[r], *ds = dscore[r];

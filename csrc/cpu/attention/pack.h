@@ -13,6 +13,8 @@ constexpr int kRowStride = kMaxHeadDim + 16;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 /// to[0, n) = f·row r, zero up to the next multiple of kNr.
 template <class T>
 inline void load_row(const Rows& rows, int64_t r, int64_t n, float f, float* to) {

@@ -125,21 +125,26 @@ inline void modify_row(const HeadTerms& t, float* s, int64_t i, int64_t j, int64
   if (t.all.bias) add_bias(t, s, i, j, n < t.range.keys - j ? n : t.range.keys - j);
 }
 
-/// Masks s[0, n), keys from j, to the keys that row i sees.
+/// Masks s[0, n), keys from j, to the keys that row i sees; whole vectors of visible keys are not touched.
 inline void mask_row(const math::Range& r, float* s, int64_t i, int64_t j, int64_t n) {
-  const int64_t lo = r.key_begin(i) - j, hi = r.key_end(i) - j;
+  const int64_t begin = r.key_begin(i) - j, end = r.key_end(i) - j;
+  const int lo = static_cast<int>(begin < 0   ? 0
+                                  : begin < n ? begin
+                                              : n),
+            hi = static_cast<int>(end < lo  ? lo
+                                  : end < n ? end
+                                            : n);
   const vi lane = iota();
-  for (int64_t x = 0; x < n; x += kWidth) {
-    if (lo <= x && x + kWidth <= hi) continue;
-    const vi at = lane + static_cast<int32_t>(x);
-    const int32_t l = static_cast<int32_t>(lo < 0   ? 0
-                                           : lo > n ? n
-                                                    : lo),
-                  h = static_cast<int32_t>(hi < 0   ? 0
-                                           : hi > n ? n
-                                                    : hi);
-    select((at >= l) & (at < h), Vec::load(s + x), Vec(-kInf)).store(s + x);
-  }
+  const auto mask = [&](int from, int to) __attribute__((always_inline)) {
+    for (int x = from; x < to; x += kWidth) {
+      const vi at = lane + x;
+      select((at >= lo) & (at < hi), Vec::load(s + x), Vec(-kInf)).store(s + x);
+    }
+  };
+  const int first = (lo + kWidth - 1) / kWidth * kWidth, last = hi / kWidth * kWidth;  // the visible whole vectors
+  if (first >= last) return mask(0, static_cast<int>(n));
+  mask(0, first);
+  mask(last, static_cast<int>(n));
 }
 
 /// Calls f(x, keep) for every vector of s[0, n) with the dropout mask of row i, keys from j (a multiple of 64).

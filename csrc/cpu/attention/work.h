@@ -23,8 +23,11 @@ struct Arena {
   }
 };
 
-/// Between two looks at another thread's progress; there may be fewer cores than threads.
-inline void pause() { sched_yield(); }
+/// Waits until `progress` is `value`, which other units bring about; there may be fewer cores than threads.
+template <class N>
+inline void wait_for(const std::atomic<N>& progress, N value) {
+  while (progress.load(std::memory_order_acquire) != value) sched_yield();
+}
 
 /// Runs f(worker, unit) for every unit in [0, n), units claimed in ascending order.
 template <class F>
