@@ -197,14 +197,7 @@ void run(const AttentionBackward& p, const Context& context, void* workspace) {
 int64_t attention_workspace(const AttentionBackward& p, int threads) { return BackwardPlan(p, threads, nullptr).bytes; }
 
 void attention(const AttentionBackward& p, const Context& context, void* workspace) {
-  switch (p.query.dtype) {
-    case DType::f32:
-      return run<math::F32>(p, context, workspace);
-    case DType::bf16:
-      return run<math::Bf16>(p, context, workspace);
-    default:
-      return run<math::F16>(p, context, workspace);
-  }
+  with_operand(p.query.dtype, [&]<class T>(T) { run<T>(p, context, workspace); });
 }
 
 }  // namespace saccade::cpu::SACCADE_ISA

@@ -65,21 +65,13 @@ void bias_tile(const BiasGradient& g, const Terms& terms, const Sequences& s, co
     }
   }
 
-  const auto store = [&]<class S>(S) {
+  with_operand(g.to.dtype, [&]<class S>(S) {
     auto* base = static_cast<typename S::Storage*>(g.to.data) + b0 * g.to.stride[0] + h0 * g.to.stride[1];
     for (int64_t i = tile0 * kGradientRows; i < g.rows && i < (tile0 + 1) * kGradientRows; ++i)
       for (int64_t j = chunk0 * kGradientKeys; j < g.columns && j < (chunk0 + 1) * kGradientKeys; ++j)
         base[i * g.to.stride[2] + j * g.to.stride[3]] =
             S::store(w.sum[(i - tile0 * kGradientRows) * kGradientKeys + j - chunk0 * kGradientKeys]);
-  };
-  switch (g.to.dtype) {
-    case DType::f32:
-      return store(math::F32{});
-    case DType::bf16:
-      return store(math::Bf16{});
-    default:
-      return store(math::F16{});
-  }
+  });
 }
 
 /// Units run on the workers' tile scratch, which `scratch(worker)` gives.

@@ -10,9 +10,8 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr int kTileRows = 48;  // a multiple of every kMr
-constexpr int kBlockKeys =
-    512;  // long, so that a row's bookkeeping (maximum, sum, rescale) is small beside its weights
+constexpr int kTileRows = 48;    // a multiple of every kMr
+constexpr int kBlockKeys = 512;  // a row's bookkeeping (maximum, sum, rescale) is small beside so many weights
 
 /// A unit packs one block of keys and values of a head, or computes one tile of queries that reads them. The units of a
 /// head are neighbours, so what was just packed is still in cache; a few slots of packed heads are used in turn. A unit
@@ -170,14 +169,7 @@ void run(const AttentionForward& p, const Context& context, void* workspace) {
 int64_t attention_workspace(const AttentionForward& p, int threads) { return ForwardPlan(p, threads, nullptr).bytes; }
 
 void attention(const AttentionForward& p, const Context& context, void* workspace) {
-  switch (p.query.dtype) {
-    case DType::f32:
-      return run<math::F32>(p, context, workspace);
-    case DType::bf16:
-      return run<math::Bf16>(p, context, workspace);
-    default:
-      return run<math::F16>(p, context, workspace);
-  }
+  with_operand(p.query.dtype, [&]<class T>(T) { run<T>(p, context, workspace); });
 }
 
 }  // namespace saccade::cpu::SACCADE_ISA

@@ -15,6 +15,19 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 
 constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
+/// Calls f with the operand type of a tensor.
+template <class F>
+inline void with_operand(DType t, const F& f) {
+  switch (t) {
+    case DType::f32:
+      return f(math::F32{});
+    case DType::bf16:
+      return f(math::Bf16{});
+    default:
+      return f(math::F16{});
+  }
+}
+
 /// to[0, n) = f·row r, zero up to the next multiple of kNr.
 template <class T>
 inline void load_row(const Rows& rows, int64_t r, int64_t n, float f, float* to) {

@@ -20,8 +20,8 @@ from .attentions import ATTENTIONS
 TURN = 4  # steps of one attention before the next has its turn
 FEWEST, MOST = 60, 300
 # Attentions that differ in float32 rounding only stay 1e-6 apart for 20 steps and 1e-5 for 100; a temperature wrong by
-# 1 % shows as 1e-4 at the first step and 4e-3 within 20. Training amplifies rounding (1e-2 a step at 250 steps), so in the
-# end it is what the models have learnt that is compared: measured 1e-3.
+# 1 % shows as 1e-4 at the first step and 4e-3 within 20. Training amplifies rounding (a step's loss differs by 1e-2 at
+# 250 steps), so in the end it is what the models have learnt that is compared: measured 1e-3.
 EARLY, EARLY_TOLERANCE, HELD_OUT_TOLERANCE = 20, 1e-4, 2e-2
 
 
