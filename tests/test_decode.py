@@ -57,6 +57,23 @@ def test_mixed_batch_of_decode_and_prefill(kernel):
         same({"out": out[rows].transpose(0, 1)[None], "lse": lse[rows].T[None]}, {"out": alone[0], "lse": alone[1]})
 
 
+@pytest.mark.parametrize("between", [1, 0])
+def test_packed_heads_outlive_their_readers(between):
+    """Sequences without tiles (one query) or without keys between long ones: no slot of packed keys is taken too early."""
+    lengths = [(700, 700)] + [(1, 9) if between else (40, 0)] * 9 + [(20, 700)]
+    offsets = [torch.tensor([0, *(n[i] for n in lengths)]).cumsum(0).int() for i in (0, 1)]
+    q, k, v = (torch.randn(int(offsets[i][-1]), 1, 32) for i in (0, 1, 1))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = attend(q, k, v, cu_seqlens_q=offsets[0], cu_seqlens_k=offsets[1])
+        torch.set_num_threads(4)
+        for _ in range(50):
+            assert torch.equal(attend(q, k, v, cu_seqlens_q=offsets[0], cu_seqlens_k=offsets[1]), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_one_peak_far_away(kernel):
     """The weight sits on one late key, and every split before it held only small scores: the merge rescales."""
     q, k, v = qkv(Hq=2, Hk=2, Nq=1, Nk=2000, D=32)

@@ -76,8 +76,12 @@ void pack_block(const ForwardPlan& plan, const AttentionForward& p, int64_t b, i
   const Sequences& s = plan.seq;
   const int64_t head = plan.head(b, hk), count = s.key_count(b), j0 = block * kBlockKeys;
   const int64_t n = count - j0 < kBlockKeys ? count - j0 : kBlockKeys;
-  if (const int64_t last = head - plan.slots; last >= 0)  // the slot's last head
-    wait_for(plan.finished[last], s.group * plan.tiles(last / s.key_heads));
+  // The slot's last user: heads without blocks pack nothing and wait for nobody.
+  for (int64_t last = head - plan.slots; last >= 0; last -= plan.slots)
+    if (const int64_t of = last / s.key_heads; plan.blocks(of)) {
+      wait_for(plan.finished[last], s.group * plan.tiles(of));
+      break;
+    }
   const Rows k = s.rows(p.key, b, hk, s.key_start(b)), v = s.rows(p.value, b, hk, s.key_start(b));
   for (int64_t j = j0; j < j0 + n; j += kNr)
     pack_panel_transposed<T>(k, j, count, s.head_dim, 1.0f, plan.key_panels(head) + j * s.head_dim);
