@@ -59,7 +59,7 @@ def test_mixed_batch_of_decode_and_prefill(kernel):
 
 @pytest.mark.parametrize("between", [1, 0])
 def test_packed_heads_outlive_their_readers(between):
-    """Sequences without tiles (one query) or without keys between long ones: no slot of packed keys is taken too early."""
+    """Sequences without tiles (one query) or keys between long ones: no slot of packed keys is taken too early."""
     lengths = [(700, 700)] + [(1, 9) if between else (40, 0)] * 9 + [(20, 700)]
     offsets = [torch.tensor([0, *(n[i] for n in lengths)]).cumsum(0).int() for i in (0, 1)]
     q, k, v = (torch.randn(int(offsets[i][-1]), 1, 32) for i in (0, 1, 1))
