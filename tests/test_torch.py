@@ -266,7 +266,7 @@ def test_sdpa_is_torchs(nq, nk, mask, gqa):
 @pytest.mark.parametrize("shape", [(7, 8), (3, 7, 8), (2, 3, 4, 7, 8), (2, 0, 7, 8)])
 def test_sdpa_takes_any_leading_shape(shape):
     q = random(*shape)
-    want = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    want = F.scaled_dot_product_attention(q, q, q, is_causal=True) if q.numel() else q  # torch 2.10 divides by 0 heads
     close(saccade.sdpa(q, q, q, is_causal=True), want, 0.5)
 
 
