@@ -9,9 +9,8 @@
 #define SACCADE_FN inline __attribute__((always_inline))
 #endif
 
-// A value type V is double (reference), float (CUDA) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and,
-// found by argument-dependent lookup or in scalar.h: exp2, exp2_bounded (x < 128 is promised), tanh,
-// abs, max, fma.
+// A value type V is double (reference) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and, found by
+// argument-dependent lookup or in scalar.h: exp2, exp2_bounded (x < 128 is promised), tanh, abs.
 namespace saccade::math {
 
 inline constexpr double kLog2e = 1.4426950408889634;

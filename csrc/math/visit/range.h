@@ -24,10 +24,6 @@ struct Range {
   /// Queries [query_begin(j), query_end(j)) see key j.
   SACCADE_FN int64_t query_begin(int64_t j) const { return clamp(j - right - position(0), queries); }
   SACCADE_FN int64_t query_end(int64_t j) const { return clamp(j + left + 1 - position(0), queries); }
-  /// True if every query in [i0, i1) sees every key in [j0, j1).
-  SACCADE_FN bool full(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
-    return key_begin(i1 - 1) <= j0 && j1 <= key_end(i0);
-  }
 };
 
 }  // namespace saccade::math

@@ -131,7 +131,7 @@ GROUPS = {
     "memory": _memory,
     "demo": _demo,
 }
-# glibc otherwise returns the outputs' pages to the system after some calls and not after others: 3 ms of 20, in any lane
+# glibc otherwise returns the outputs' pages to the system after some calls, not after others: 3 ms of 20, in any lane
 STEADY = {"OMP_NUM_THREADS": str(THREADS), "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 COUNTS = {"forward": 11, "training": 3, "tiles": 4, "decode": 3, "memory": 1, "demo": 1}
 
