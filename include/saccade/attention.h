@@ -8,15 +8,16 @@
 #include "saccade/kernels.h"
 #include "saccade/tensor.h"
 
-// Attention over visited pairs (query i, key j) of one (batch b, head h), with p_i = i + Nk − Nq the query's place on the key axis:
+// Attention over visited pairs (query i, key j) of one (batch b, head h), with p_i = i + Nk − Nq the query's place on
+// the key axis:
 //   s_ij = softcap(temperature_i · scale · q_i·k_j) + bias_ij − alibi_slope_h · |p_i − j|      softcap(x) = c·tanh(x/c)
 //   w_ij = exp(s_ij − lse_i),  lse_i = ln(Σ_j exp(s_ij) + exp(sink_h))
 //   out_i = head_gate_i · Σ_j dropout_ij · w_ij · v_j
 // A row that sees no key, or only keys at −inf, gives out 0 and lse −inf (the sink's logit where there is a sink).
 //
 // Dense: query (B, Hq, Nq, D), key (B, Hk, Nk, D), value (B, Hk, Nk, Dv), out (B, Hq, Nq, Dv), lse (B, Hq, Nq).
-// Packed: query (Tq, Hq, D), key (Tk, Hk, D), value (Tk, Hk, Dv), out (Tq, Hq, Dv), lse (Tq, Hq), with cu_seqlens of B+1 entries.
-// Hq is a multiple of Hk; query head h reads key head h / (Hq / Hk). Any strides. 1 ≤ D, Dv.
+// Packed: query (Tq, Hq, D), key (Tk, Hk, D), value (Tk, Hk, Dv), out (Tq, Hq, Dv), lse (Tq, Hq), with cu_seqlens of
+// B+1 entries. Hq is a multiple of Hk; query head h reads key head h / (Hq / Hk). Any strides. 1 ≤ D, Dv.
 namespace saccade {
 
 /// How a score becomes a weight.
@@ -26,14 +27,14 @@ enum class ScoreMap : uint8_t { softmax };
 struct ScoreSpec {
   ScoreMap map = ScoreMap::softmax;
   double scale = 1.0;
-  double softcap = 0.0;      // 0: none
-  TensorView bias;           // broadcastable to (B, Hq, Nq, Nk), also when packed (Nq, Nk then the longest); float, or bool: true = visible
-  TensorView alibi_slopes;   // (Hq) or (B, Hq)
-  TensorView temperature;    // broadcastable to (B, Hq, Nq), packed (Tq, Hq)
-  TensorView sinks;          // (Hq)
-  TensorView head_gate;      // (Hq), or broadcastable to (B, Hq, Nq), packed (Tq, Hq)
-  double dropout_p = 0.0;    // probability of dropping a weight
-  uint64_t seed = 0;         // of the dropout mask; see math/philox.h for the counter
+  double softcap = 0.0;     // 0: none
+  TensorView bias;          // broadcastable to (B, Hq, Nq, Nk), packed: the longest N; float, or bool: true = visible
+  TensorView alibi_slopes;  // (Hq) or (B, Hq)
+  TensorView temperature;   // broadcastable to (B, Hq, Nq), packed (Tq, Hq)
+  TensorView sinks;         // (Hq)
+  TensorView head_gate;     // (Hq), or broadcastable to (B, Hq, Nq), packed (Tq, Hq)
+  double dropout_p = 0.0;   // probability of dropping a weight
+  uint64_t seed = 0;        // of the dropout mask; see math/philox.h for the counter
 };
 
 /// Which pairs exist. Causal and window are aligned bottom-right: the last query sees the last key.
@@ -58,16 +59,16 @@ struct AttentionForward : AttentionProblem {
 
 /// Gradients have the shape of what they belong to; absent ones are not computed.
 struct AttentionBackward : AttentionProblem {
-  TensorView out, lse;           // of the forward
-  TensorView dout;               // as out
-  TensorView dlse;               // as lse; optional
+  TensorView out, lse;              // of the forward
+  TensorView dout;                  // as out
+  TensorView dlse;                  // as lse; optional
   TensorView dquery, dkey, dvalue;  // all three are written
   TensorView dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate;
 };
 
-/// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte aligned.
-/// The tiled CPU kernels take, beside 1.5 MiB a thread: forward min(threads + 1, B·Hk)·Nk·(D + Dv)·4 bytes, in split-KV
-/// form (up to 16 queries) Nk/512·Hq·Nq·(Dv + 2)·4; backward B·Hq·Nq·(D + 5)·4; D, Dv up to a multiple of 32.
+/// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte
+/// aligned. The tiled CPU kernels take, beside 1.5 MiB a thread: forward min(threads + 1, B·Hk)·Nk·(D + Dv)·4 bytes, in
+/// split-KV form (up to 16 queries) Nk/512·Hq·Nq·(Dv + 2)·4; backward B·Hq·Nq·(D + 5)·4; D, Dv up to a multiple of 32.
 SACCADE_API int64_t workspace_bytes(const AttentionForward& problem, const Context& context);
 SACCADE_API int64_t workspace_bytes(const AttentionBackward& problem, const Context& context);
 
@@ -76,7 +77,8 @@ SACCADE_API void attention_forward(const AttentionForward& problem, const Contex
 /// Writes every present gradient. Same errors.
 SACCADE_API void attention_backward(const AttentionBackward& problem, const Context& context, void* workspace);
 
-/// Every candidate in order of preference, with the reason it cannot run (empty: it can). Throws Error on a malformed problem.
+/// Every candidate in order of preference, with the reason it cannot run (empty: it can). Throws Error on a malformed
+/// problem.
 SACCADE_API std::vector<Candidate> explain(const AttentionForward& problem, const Context& context);
 SACCADE_API std::vector<Candidate> explain(const AttentionBackward& problem, const Context& context);
 

@@ -8,8 +8,8 @@ namespace saccade {
 
 /// What a call borrows from its host. The library starts no thread of its own accord and owns no memory.
 struct Context {
-  /// Calls `body(arg, i)` once for every i in [0, n), on as many threads as the host likes, and returns when all are done.
-  /// `self` is passed through. Null runs serially.
+  /// Calls `body(arg, i)` once for every i in [0, n), on as many threads as the host likes, and returns when all are
+  /// done. `self` is passed through. Null runs serially.
   using ParallelFor = void (*)(void* self, int64_t n, void (*body)(void* arg, int64_t i), void* arg);
   ParallelFor parallel_for = nullptr;
   void* parallel_self = nullptr;

@@ -13,7 +13,8 @@ struct Candidate {
   bool chosen = false;
 };
 
-/// A kernel of the build: its operation ("attention", "attention_backward"), its name, and why this machine cannot run it ("": it can).
+/// A kernel of the build: its operation ("attention", "attention_backward"), its name, and why this machine cannot run
+/// it ("": it can).
 struct KernelInfo {
   std::string op, name, reason;
 };
@@ -21,7 +22,8 @@ struct KernelInfo {
 /// Every kernel in this build, in order of preference within each operation.
 SACCADE_API std::vector<KernelInfo> list_kernels();
 
-/// The CPU instruction set in use ("avx512", "avx2", "neon", "base"); SACCADE_CPU_ISA forces one, and an Error names the choices.
+/// The CPU instruction set in use ("avx512", "avx2", "neon", "base"); SACCADE_CPU_ISA forces one, and an Error names
+/// the choices.
 SACCADE_API std::string cpu_isa();
 
 /// Version of the library, "major.minor.patch".

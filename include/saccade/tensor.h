@@ -8,7 +8,8 @@ namespace saccade {
 enum class DeviceType : uint8_t { cpu, cuda };
 
 /// A borrowed strided tensor: the fields of a DLTensor, shape and strides held inline.
-/// Strides count elements and may be zero (broadcast) or, for inputs, negative. A default-made view is an absent tensor.
+/// Strides count elements and may be zero (broadcast) or, for inputs, negative. A default-made view is an absent
+/// tensor.
 struct TensorView {
   static constexpr int kMaxRank = 6;
 
