@@ -10,7 +10,7 @@ import pytest
 import saccade
 import torch
 from saccade.bench import kit
-from saccade.bench.cases import TILE, Case, lane, verify
+from saccade.bench.cases import TILES, Case, lane, verify
 from saccade.cli import check, main
 
 
@@ -109,13 +109,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_bench_counts_the_work_and_checks_the_result(case):
     assert verify(Case(**vars(case) | {"backward": True})) < 1e-5
-    pairs, tiles = 0, 0
+    pairs, tiles, tile = 0, 0, TILES[saccade.info()["cpu_isa"]]
     for nq, nk in case.sequences:
         p, j = torch.arange(nq)[:, None] + nk - nq, torch.arange(nk)[None]
         left, right = case.window or (nk + nq, nk + nq)
         seen = (j >= p - left) & (j <= p + right) & ((j <= p) | (not case.causal))
         pairs += int(seen.sum())
-        tiles += sum(bool(block.any()) for rows in seen.split(TILE[0]) for block in rows.split(TILE[1], 1))
+        tiles += sum(bool(block.any()) for rows in seen.split(tile[0]) for block in rows.split(tile[1], 1))
     assert case.pairs == case.Hq * pairs and case.tiles == case.Hq * tiles
     assert case.flops == 4 * case.D * case.pairs
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import saccade
 
-TILE = (12, 32)  # query rows x keys that the kernels visit or skip at once: a register tile (AVX2: 6 x 16)
+# Query rows x keys that the kernels visit or skip at once: a register tile.
+TILES = {"avx512": (12, 32), "avx2": (6, 16), "neon": (12, 8), "base": (6, 8)}
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}  # of the largest value of what is compared
 
 Tensors = list[torch.Tensor]
@@ -74,14 +75,14 @@ class Case:
 
     @property
     def tiles(self) -> int:
-        """Tiles of TILE that hold a visible pair, over all heads."""
-        total = 0
+        """Register tiles of the instruction set in use that hold a visible pair, over all heads."""
+        total, (rows, keys) = 0, TILES[saccade.info()["cpu_isa"]]
         for nq, nk in self.sequences:
-            starts = torch.arange(0, nq, TILE[0])
-            ends = (starts + TILE[0] - 1).clamp(max=nq - 1)
+            starts = torch.arange(0, nq, rows)
+            ends = (starts + rows - 1).clamp(max=nq - 1)
             first, _ = self._limits(starts + nk - nq, nk)
             _, last = self._limits(ends + nk - nq, nk)
-            total += int((last // TILE[1] - first // TILE[1] + 1)[last >= first].sum())
+            total += int((last // keys - first // keys + 1)[last >= first].sum())
         return total * self.Hq
 
     @property
