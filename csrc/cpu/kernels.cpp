@@ -14,14 +14,12 @@ SACCADE_DECLARE_ISA(neon)
 namespace saccade {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 256;  // as cpu/attention/pack.h: packed rows have this room
-
 /// The limits of the tiled kernels, the same for every instruction set and both directions.
 std::string tiled_refusal(const AttentionProblem& p) {
   if (p.query.dtype == DType::f64) return "computes in float32, got float64";
   for (const TensorView* t : {&p.query, &p.value})
-    if (const int64_t d = t->shape[t->rank - 1]; d > kMaxHeadDim)
-      return "head_dim up to " + std::to_string(kMaxHeadDim) + ", got " + std::to_string(d);
+    if (const int64_t d = t->shape[t->rank - 1]; d > cpu::kMaxHeadDim)
+      return "head_dim up to " + std::to_string(cpu::kMaxHeadDim) + ", got " + std::to_string(d);
   return "";
 }
 

@@ -13,7 +13,7 @@ constexpr int kDecodeBlock = 256;    // keys scored at once: long runs of either
 constexpr int64_t kAhead = 16;       // rows asked for in advance: 8 KiB with D = 128; 8 and 32 measured slower
 
 inline int64_t decode_splits(int64_t queries, int64_t keys) {
-  return queries == 0 ? 0 : keys == 0 ? 1 : (keys + kSplitKeys - 1) / kSplitKeys;
+  return queries == 0 ? 0 : keys == 0 ? 1 : pieces(keys, kSplitKeys);
 }
 
 struct DecodePlan {

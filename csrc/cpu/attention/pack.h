@@ -1,4 +1,5 @@
 #pragma once
+#include "cpu/attention/entry.h"
 #include "cpu/attention/gemm.h"
 #include "cpu/attention/sequences.h"
 #include "cpu/vec/convert.h"
@@ -7,7 +8,6 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 256;
 // Rows of packed A operands: a compile-time stride, and an odd number of cache lines so that rows spread over the sets.
 constexpr int kRowStride = kMaxHeadDim + 16;
 

@@ -48,7 +48,7 @@ inline void for_units(const Context& context, int64_t n, const F& f) {
     body(&shared, 0);
 }
 
-/// Pieces of `size` rows of every sequence: piece x of sequence b is number first[b] + x.
+/// Every sequence cut into count(b) pieces: piece x of sequence b is number first[b] + x.
 struct Pieces {
   int64_t* first;  // (batch + 1)
 
