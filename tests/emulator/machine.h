@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -186,7 +187,22 @@ struct Grid {
   int64_t dynamic_shared = 0;
   std::vector<std::byte> params;
   uint64_t seed = 0;
+  uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
 };
+
+/// The virtual device; runtime.cpp sets it from SACCADE_EMULATOR before the first launch.
+struct Device {
+  int major = 9, minor = 0;
+  bool specific = true;  // sm_90a, not sm_90
+  int sms = 4;
+  int threads = 0;  // workers; 0: one a core
+};
+Device& device();  // runtime.cpp
+
+/// Where a module's .global and .const variables lie; allocated, initialised and tracked by the runtime.
+using Symbols = std::map<std::string, std::byte*, std::less<>>;
+/// Decodes a kernel. Throws Fault naming the line of what it does not know. Module and symbols outlive the program.
+std::unique_ptr<Program> decode(const ptx::Module&, const ptx::Function& kernel, const Symbols&);
 
 /// Runs a grid to its end on every core; throws the first Fault. `seed` orders warps, CTAs and quanta.
 void run(Grid&);

@@ -77,5 +77,9 @@ struct Counts {
 };
 /// The counts of the running CTA's worker thread.
 Counts& counts();
+/// What the last run() counted, summed over its workers.
+const Counts& last_counts();
+/// {"load_global": …, …, "lane_instructions": …}: one line of JSON, the members without the braces.
+std::string to_json(const Counts&);
 
 }  // namespace emu
