@@ -204,6 +204,11 @@ using Symbols = std::map<std::string, std::byte*, std::less<>>;
 /// Decodes a kernel. Throws Fault naming the line of what it does not know. Module and symbols outlive the program.
 std::unique_ptr<Program> decode(const ptx::Module&, const ptx::Function& kernel, const Symbols&);
 
+/// A CTA has ended, its shared memory still stands: carries out the asynchronous work that no wait demanded (async.cpp).
+void finish_async(Cta&);
+/// fence.proxy.*, fence.mbarrier_init: the forms of `fence` that async.cpp knows. False: not one of them.
+bool decode_fence_async(Decoder&, Inst&);
+
 /// Runs a grid to its end on every core; throws the first Fault. `seed` orders warps, CTAs and quanta.
 void run(Grid&);
 

@@ -26,6 +26,7 @@ struct Clock {
 };
 void release(Warp&, Mask, Clock&);        // what the lanes have done is joined into the clock
 void acquire(Warp&, Mask, const Clock&);  // what the clock holds has happened before what the lanes do next
+void join(Clock& into, const Clock& from);  // into becomes the later of both; from stays
 void fence_proxy_async(Warp&, Mask);
 void sync_warp(Warp&, Mask);              // bar.warp.sync: the lanes' accesses are ordered
 /// Memory order of an atomic or mbarrier operation at `address`, scope at least CTA.
