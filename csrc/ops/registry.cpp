@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "cpu/kernels.h"
+#include "cuda/kernels.h"
 #include "ops/check.h"
 #include "saccade/error.h"
 
@@ -19,20 +20,16 @@ struct Op;
 template <>
 struct Op<AttentionForward> {
   static constexpr const char* name = "attention";
+  static KernelList<AttentionForward> cuda() { return cuda_attention(); }
   static KernelList<AttentionForward> cpu() { return cpu_attention(); }
 };
 
 template <>
 struct Op<AttentionBackward> {
   static constexpr const char* name = "attention_backward";
+  static KernelList<AttentionBackward> cuda() { return cuda_attention_backward(); }
   static KernelList<AttentionBackward> cpu() { return cpu_attention_backward(); }
 };
-
-template <class Problem>
-std::string refusal(const Kernel<Problem>& kernel, const Problem& problem) {
-  if (problem.query.device != DeviceType::cpu) return "runs on cpu tensors, got " + device_text(problem.query);
-  return kernel.supports(problem);
-}
 
 std::string forced_name(const Context& context) {
   if (!context.kernel.empty()) return context.kernel;
@@ -40,10 +37,29 @@ std::string forced_name(const Context& context) {
   return env ? env : "";
 }
 
+/// f(kernel, device it is for) for every kernel of the operation, in order of preference.
+template <class Problem, class F>
+void each_kernel(F f) {
+  for (auto [k, end] = Op<Problem>::cuda(); k != end; ++k) f(*k, DeviceType::cuda);
+  for (auto [k, end] = Op<Problem>::cpu(); k != end; ++k) f(*k, DeviceType::cpu);
+}
+
+/// Host memory goes to a CUDA kernel only if that is asked for by name (and the device can read it, which the kernel
+/// says).
+template <class Problem>
+std::string refusal(const Kernel<Problem>& kernel, DeviceType device, bool named, const Problem& problem) {
+  const DeviceType got = problem.query.device;
+  if (got != device && !(named && device == DeviceType::cuda && got == DeviceType::cpu))
+    return std::string("runs on ") + (device == DeviceType::cpu ? "cpu" : "cuda") + " tensors, got " +
+           device_text(problem.query);
+  return kernel.supports(problem);
+}
+
 template <class Problem>
 [[noreturn]] void no_such_kernel(const std::string& name) {
   std::string names;
-  for (auto [k, end] = Op<Problem>::cpu(); k != end; ++k) names += (names.empty() ? "" : ", ") + std::string(k->name);
+  each_kernel<Problem>(
+      [&](const Kernel<Problem>& k, DeviceType) { names += (names.empty() ? "" : ", ") + std::string(k.name); });
   throw Error(std::string(Op<Problem>::name) + ": kernel: got \"" + name + "\", wanted one of " + names +
               "; force a listed name, or none (Context::kernel, SACCADE_KERNEL)");
 }
@@ -63,14 +79,16 @@ template <class Problem>
 template <class Problem>
 const Kernel<Problem>& choose_kernel(const Problem& problem, const Context& context) {
   const std::string forced = forced_name(context);
+  const Kernel<Problem>* chosen = nullptr;
   bool known = forced.empty();
-  for (auto [k, end] = Op<Problem>::cpu(); k != end; ++k) {
-    if (!forced.empty() && forced != k->name) continue;
+  each_kernel<Problem>([&](const Kernel<Problem>& k, DeviceType device) {
+    if (chosen || (!forced.empty() && forced != k.name)) return;
     known = true;
-    if (refusal(*k, problem).empty()) return *k;
-  }
+    if (refusal(k, device, !forced.empty(), problem).empty()) chosen = &k;
+  });
   if (!known) no_such_kernel<Problem>(forced);
-  no_kernel(problem, context);
+  if (!chosen) no_kernel(problem, context);
+  return *chosen;
 }
 
 template <class Problem>
@@ -78,14 +96,14 @@ std::vector<Candidate> all_candidates(const Problem& problem, const Context& con
   const std::string forced = forced_name(context);
   std::vector<Candidate> list;
   bool known = forced.empty(), chosen = false;
-  for (auto [k, end] = Op<Problem>::cpu(); k != end; ++k) {
-    Candidate c{k->name, refusal(*k, problem)};
-    const bool wanted = forced.empty() || forced == k->name;
+  each_kernel<Problem>([&](const Kernel<Problem>& k, DeviceType device) {
+    Candidate c{k.name, refusal(k, device, forced == k.name, problem)};
+    const bool wanted = forced.empty() || forced == k.name;
     known |= wanted;
     c.chosen = wanted && !chosen && c.reason.empty();
     chosen |= c.chosen;
     list.push_back(std::move(c));
-  }
+  });
   if (!known) no_such_kernel<Problem>(forced);
   return list;
 }
@@ -95,11 +113,16 @@ template <class Problem>
 void append_kernels(std::vector<KernelInfo>& list) {
   static float element;
   const int64_t ones[4] = {1, 1, 1, 1};
-  Problem p;
-  p.query = p.key = p.value = p.out = contiguous_view(&element, DType::f32, 4, ones);
-  p.lse = contiguous_view(&element, DType::f32, 3, ones);
-  if constexpr (requires { p.dout; }) p.dout = p.dquery = p.dkey = p.dvalue = p.out;
-  for (auto [k, end] = Op<Problem>::cpu(); k != end; ++k) list.push_back({Op<Problem>::name, k->name, k->supports(p)});
+  each_kernel<Problem>([&](const Kernel<Problem>& k, DeviceType device) {
+    Problem p;
+    p.query = contiguous_view(&element, DType::f32, 4, ones);
+    p.query.device = device;
+    p.key = p.value = p.out = p.query;
+    p.lse = p.query;
+    p.lse.rank = 3;
+    if constexpr (requires { p.dout; }) p.dout = p.dquery = p.dkey = p.dvalue = p.out;
+    list.push_back({Op<Problem>::name, k.name, k.supports(p)});
+  });
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ _PARAMETERS = slice(4, 8)
 def prepare(fn: str, tensors: tuple) -> tuple:
     """Refuses what is no tensor or lies elsewhere; casts as autocast does for SDPA, and parameters to lse's type."""
     device = tensors[0].device
-    if device.type not in ("cpu", "meta"):
-        raise ValueError(f"{fn}: q: got a tensor on {device}, wanted one on cpu; this build has no other kernels")
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"{fn}: q: got a tensor on {device}, wanted one on cpu or cuda; move q, k and v there")
     for name, t in zip(_NAMES, tensors, strict=True):
         if t is None and name not in "qkv":
             continue

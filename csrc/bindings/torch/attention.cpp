@@ -61,6 +61,9 @@ struct AttentionArguments {
   }
 };
 
+/// Is a CUDA kernel forced (on host tensors perhaps)?
+bool device_kernel(const Context& context) { return context.kernel.starts_with("cuda."); }
+
 std::string lines(const std::vector<Candidate>& candidates) {
   std::string text;
   for (const Candidate& c : candidates) text += c.name + '\t' + c.reason + '\t' + (c.chosen ? "1" : "0") + '\n';
@@ -75,9 +78,9 @@ void attention(StableIValue* stack, uint64_t, uint64_t) {
   AttentionForward problem;
   arguments.fill(problem, "attention");
   shape_outputs(problem);
-  const Tensor out = allocate(problem.out), lse = allocate(problem.lse);
-  const Context context = torch_context(arguments.options.kernel);
-  const Workspace workspace(workspace_bytes(problem, context));
+  const Tensor out = allocate(problem.out, problem.query), lse = allocate(problem.lse, problem.query);
+  const Context context = torch_context(arguments.options.kernel, problem.query);
+  const Workspace workspace(workspace_bytes(problem, context), problem.query, device_kernel(context));
   attention_forward(problem, context, workspace.data());
   stack[0] = from(out);
   stack[1] = from(lse);
@@ -106,9 +109,9 @@ void attention_backward(StableIValue* stack, uint64_t, uint64_t) {
   problem.lse = view(lse, kOp, "lse");
   shape_gradients(problem, needs);
   std::vector<Tensor> results;
-  for (TensorView* gradient : gradients(problem)) results.push_back(allocate(*gradient));
-  const Context context = torch_context(arguments.options.kernel);
-  const Workspace workspace(workspace_bytes(problem, context));
+  for (TensorView* gradient : gradients(problem)) results.push_back(allocate(*gradient, problem.query));
+  const Context context = torch_context(arguments.options.kernel, problem.query);
+  const Workspace workspace(workspace_bytes(problem, context), problem.query, device_kernel(context));
   saccade::attention_backward(problem, context, workspace.data());
   for (size_t i = 0; i < results.size(); ++i) stack[i] = from(results[i]);
 }
@@ -119,7 +122,7 @@ void explain_attention(StableIValue* stack, uint64_t, uint64_t) {
   const bool backward = in.take<bool>();
   AttentionProblem problem;
   arguments.fill(problem, backward ? "attention_backward" : "attention");
-  stack[0] = from(lines(explain_inputs(problem, backward, torch_context(arguments.options.kernel))));
+  stack[0] = from(lines(explain_inputs(problem, backward, torch_context(arguments.options.kernel, problem.query))));
 }
 
 }  // namespace saccade::bindings

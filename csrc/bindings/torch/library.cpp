@@ -44,6 +44,13 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, m) {
   m.impl("explain_attention", saccade::bindings::explain_attention);
 }
 
+// Which device a kernel runs on is the core's to say; one registration serves both.
+STABLE_TORCH_LIBRARY_IMPL(saccade, CUDA, m) {
+  m.impl("attention", saccade::bindings::attention);
+  m.impl("attention_backward", saccade::bindings::attention_backward);
+  m.impl("explain_attention", saccade::bindings::explain_attention);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, m) {
   m.impl("kernels", kernels);
   m.impl("cpu_isa", cpu_isa);

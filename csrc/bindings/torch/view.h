@@ -91,24 +91,35 @@ inline TensorView view(const std::optional<Tensor>& t, const char* op, const cha
   return t ? view(*t, op, name) : TensorView{};
 }
 
-/// Allocates what a shaped view describes and points it there; an absent view gives a tensor of shape (0).
-inline Tensor allocate(TensorView& v) {
-  constexpr int64_t kZero = 0, kOne = 1;
+inline AtenTensorHandle empty(int64_t rank, const int64_t* shape, const int64_t* stride, int32_t dtype,
+                              const TensorView& like) {
+  const bool cpu = like.device == DeviceType::cpu;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(v ? v.rank : 1, v ? v.shape : &kZero, v ? v.stride : &kOne,
-                                                         v ? torch_dtype(v.dtype) : aoti_torch_dtype_float32(),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor t(handle);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      rank, shape, stride, dtype, cpu ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda(), like.device_index,
+      &handle));
+  return handle;
+}
+
+/// Allocates what a shaped view describes, on the device of `like`, and points it there; an absent view gives a tensor
+/// of shape (0).
+inline Tensor allocate(TensorView& v, const TensorView& like) {
+  constexpr int64_t kZero = 0, kOne = 1;
+  Tensor t(empty(v ? v.rank : 1, v ? v.shape : &kZero, v ? v.stride : &kOne,
+                 v ? torch_dtype(v.dtype) : aoti_torch_dtype_float32(), like));
   if (v) v.data = t.mutable_data_ptr();
   return t;
 }
 
-/// A workspace: up to 32 MiB a thread's own, kept for its next call; beyond that torch's allocator's.
+/// Scratch memory on the device of `like`: on the CPU, up to 32 MiB are a thread's own, kept for its next call; beyond
+/// that, and on CUDA (whose allocator orders its reuse by stream), torch's allocator's.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes)
-      : kept_(bytes <= kKeptBytes ? kept(bytes + kWorkspaceAlignment) : nullptr),
-        tensor_(kept_ ? nullptr : make(bytes + kWorkspaceAlignment)) {}
+  /// `fresh`: never kept, so that memory checkers see reads of what nobody wrote.
+  Workspace(int64_t bytes, const TensorView& like, bool fresh)
+      : kept_(like.device == DeviceType::cpu && bytes <= kKeptBytes && !fresh ? kept(bytes + kWorkspaceAlignment)
+                                                                              : nullptr),
+        tensor_(kept_ ? nullptr : make(bytes + kWorkspaceAlignment, like)) {}
   ~Workspace() {
     if (!kept_) aoti_torch_delete_tensor_object(tensor_);
   }
@@ -137,12 +148,9 @@ class Workspace {
     }
     return memory.get();
   }
-  static AtenTensorHandle make(int64_t size) {
+  static AtenTensorHandle make(int64_t size, const TensorView& like) {
     constexpr int64_t kStride = 1;
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &kStride, aoti_torch_dtype_uint8(),
-                                                           aoti_torch_device_type_cpu(), 0, &handle));
-    return handle;
+    return empty(1, &size, &kStride, aoti_torch_dtype_uint8(), like);
   }
   char* kept_;
   AtenTensorHandle tensor_;
