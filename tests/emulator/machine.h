@@ -10,12 +10,12 @@
 
 #include "ptx.h"
 
-// The machine: a grid of clusters of CTAs of warps of 32 lanes. A warp executes one instruction for all its active lanes
-// at once; registers are arrays over lanes, so that an instruction is a loop a compiler vectorises.
+// The machine: a grid of clusters of CTAs of warps of 32 lanes. A warp executes one instruction for all its active
+// lanes at once; registers are arrays over lanes, so that an instruction is a loop a compiler vectorises.
 //
 // An instruction is decoded once, when its kernel is first launched, to an Inst: a function and the places of its
-// operands. Families of instructions (arithmetic.cpp, warp.cpp, memory.cpp, …) offer tables of decoders; machine.cpp knows
-// none of them.
+// operands. Families of instructions (arithmetic.cpp, warp.cpp, memory.cpp, …) offer tables of decoders; machine.cpp
+// knows none of them.
 namespace emu {
 
 constexpr int kLanes = 32;
@@ -35,18 +35,45 @@ struct Inst;
 struct Program;
 
 enum class Flow : uint8_t {
-  next,    // done: go on behind this instruction
-  wait,    // nothing was done: try again once something has changed (barriers, try_wait that must block)
-  yield,   // done, and let others run (nanosleep, a failed try_wait)
-  jump,    // the handler set the groups' places itself (control.cpp only)
+  next,   // done: go on behind this instruction
+  wait,   // nothing was done: try again once something has changed (barriers, try_wait that must block)
+  yield,  // done, and let others run (nanosleep, a failed try_wait)
+  jump,   // the handler set the groups' places itself (control.cpp only)
 };
 using Exec = Flow (*)(Warp&, const Inst&, Mask lanes);
 
 /// Classes that the counts tell apart.
 enum class Class : uint8_t {
-  integer, floating, half, convert, special, predicate, move, control, barrier, shuffle,
-  load_global, store_global, load_shared, store_shared, load_local, store_local, load_param, load_const, atomic,
-  ldmatrix, stmatrix, mma, wgmma, cp_async, bulk, tensor, mbarrier, fence, other, count_
+  integer,
+  floating,
+  half,
+  convert,
+  special,
+  predicate,
+  move,
+  control,
+  barrier,
+  shuffle,
+  load_global,
+  store_global,
+  load_shared,
+  store_shared,
+  load_local,
+  store_local,
+  load_param,
+  load_const,
+  atomic,
+  ldmatrix,
+  stmatrix,
+  mma,
+  wgmma,
+  cp_async,
+  bulk,
+  tensor,
+  mbarrier,
+  fence,
+  other,
+  count_
 };
 
 /// Which lanes must stand at an instruction before it may execute.
@@ -68,7 +95,7 @@ struct Inst {
   uint64_t imm[2] = {};         // whatever the decoder wants to keep
   const void* extra = nullptr;  // likewise; allocated with Decoder::keep
   Place predicate = kNoPlace;
-  Place mask_slot = kNoPlace;   // Converge::member
+  Place mask_slot = kNoPlace;  // Converge::member
   uint16_t list_size = 0;
   bool predicate_negated = false;
   Converge converge = Converge::none;
@@ -86,13 +113,20 @@ class Decoder {
   bool has(std::string_view mod) const;
   /// The first modifier that is a type, from the left, skipping `skip` of them: "f32", "b16x2", …; "" if none.
   std::string_view type(int skip = 0) const;
-  /// Place of a destination register; `_` gives kNoPlace.
-  Place dst(const ptx::Operand&);
+  /// Place of a destination register of `bytes` (−1: whatever it has); `_` gives kNoPlace.
+  Place dst(const ptx::Operand&, int bytes = -1);
   /// Place of a source: a register, or 32 copies of a constant or symbol address of `bytes` (1-byte values as 2).
   /// For predicates bytes = 0; `real`: an f64 constant is rounded to an f32 or kept by `bytes`.
   Place src(const ptx::Operand&, int bytes);
-  /// The 64-bit (or 32-bit, for shared) address registers of `[…]`: 32 uint64_t, offset not added.
+  /// Base of `[…]`, offset not added: 32 uint64_t, or 32 uint32_t where address_bytes is 4 (a 32-bit shared address). A
+  /// kernel's parameters are host addresses (ld.param reads those), parameters of calls lie behind kLocalWindow.
   Place address(const ptx::Operand&);
+  int address_bytes(const ptx::Operand&);
+  /// Like src, of a register that may be larger than the instruction's type (st.u8 of a 32-bit register); src takes
+  /// only registers of `bytes` (1: 16-bit ones). `*bytes` becomes the register's size; constants keep it.
+  Place any_src(const ptx::Operand&, int* bytes);
+  /// The carry of .cc instructions: one Mask.
+  Place carry();
   /// Copies to memory that lives as long as the program.
   const Place* list(const std::vector<Place>&);
   template <class T>
@@ -111,14 +145,18 @@ struct Family {
   void (*decode)(Decoder&, Inst&);
 };
 /// Each family's table; `end` has op == nullptr.
-extern const Family kArithmetic[];  // arithmetic.cpp: integer, float, half, bf16, packed, logic, setp, selp, mov, special functions
-extern const Family kConvert[];     // convert.cpp: cvt, cvt.pack
-extern const Family kMemory[];      // memory.cpp: ld, st, ldu, atom, red, cvta, isspacep, prefetch, mov of symbols, membar, fence (generic)
-extern const Family kWarp[];        // warp.cpp: shfl, vote, match, redux, elect, activemask, bar.warp.sync, ldmatrix, stmatrix, movmatrix
-extern const Family kMma[];         // mma.cpp: mma.sync (dense; sparse if cheap)
-extern const Family kControl[];     // control.cpp: bra, brx, call, ret, exit, trap, bar, barrier.cta, barrier.cluster, nanosleep, setmaxnreg, griddepcontrol
-extern const Family kAsync[];       // async.cpp, tensor.cpp: cp.async*, mbarrier.*, fence.proxy*, mapa, getctarank, discard
-extern const Family kWgmma[];       // wgmma.cpp
+extern const Family
+    kArithmetic[];  // arithmetic.cpp: integer, float, half, bf16, packed, logic, setp, selp, mov, special functions
+extern const Family kConvert[];  // convert.cpp: cvt, cvt.pack
+extern const Family
+    kMemory[];  // memory.cpp: ld, st, ldu, atom, red, cvta, isspacep, prefetch, mov of symbols, membar, fence (generic)
+extern const Family
+    kWarp[];  // warp.cpp: shfl, vote, match, redux, elect, activemask, bar.warp.sync, ldmatrix, stmatrix, movmatrix
+extern const Family kMma[];      // mma.cpp: mma.sync (dense; sparse if cheap)
+extern const Family kControl[];  // control.cpp: bra, brx, call, ret, exit, trap, bar, barrier.cta, barrier.cluster,
+                                 // nanosleep, setmaxnreg, griddepcontrol
+extern const Family kAsync[];  // async.cpp, tensor.cpp: cp.async*, mbarrier.*, fence.proxy*, mapa, getctarank, discard
+extern const Family kWgmma[];  // wgmma.cpp
 
 struct Program {  // a kernel, decoded
   const ptx::Module* module = nullptr;
@@ -155,21 +193,22 @@ struct Warp {
   State* state = nullptr;
 };
 
-/// Shared addresses: within a CTA's window, byte `kSharedBase + offset` (the first KiB is the system's, as on hardware); of
-/// CTA r of the cluster, (r + 1) << 24 added. Generic addresses of shared memory are kSharedWindow + that; of local memory
-/// kLocalWindow + offset. Every other generic address is a host pointer: global, constant and parameter memory.
+/// Shared addresses: within a CTA's window, byte `kSharedBase + offset` (the first KiB is the system's, as on
+/// hardware); of CTA r of the cluster, (r + 1) << 24 added. Generic addresses of shared memory are kSharedWindow +
+/// that; of local memory kLocalWindow + offset. Every other generic address is a host pointer: global, constant and
+/// parameter memory.
 constexpr uint32_t kSharedBase = 1024;
 constexpr uint64_t kSharedWindow = 0x1000'0000'0000'0000, kLocalWindow = 0x2000'0000'0000'0000;
 
 struct Cta {
   Cluster* cluster = nullptr;
   Dim3 id;
-  uint32_t rank = 0;                // in the cluster
-  std::vector<std::byte> shared;    // static + dynamic
+  uint32_t rank = 0;              // in the cluster
+  std::vector<std::byte> shared;  // static + dynamic
   std::vector<Warp> warps;
-  struct Barriers;                  // control.cpp
-  struct Async;                     // async.cpp: cp.async groups, mbarriers' pending transfers
-  struct Strict;                    // strict.cpp: shadow of shared memory, clocks
+  struct Barriers;  // control.cpp
+  struct Async;     // async.cpp: cp.async groups, mbarriers' pending transfers
+  struct Strict;    // strict.cpp: shadow of shared memory, clocks
   std::unique_ptr<Barriers, void (*)(Barriers*)> barriers{nullptr, nullptr};
   std::unique_ptr<Async, void (*)(Async*)> async{nullptr, nullptr};
   std::unique_ptr<Strict, void (*)(Strict*)> strict{nullptr, nullptr};
@@ -204,7 +243,8 @@ using Symbols = std::map<std::string, std::byte*, std::less<>>;
 /// Decodes a kernel. Throws Fault naming the line of what it does not know. Module and symbols outlive the program.
 std::unique_ptr<Program> decode(const ptx::Module&, const ptx::Function& kernel, const Symbols&);
 
-/// A CTA has ended, its shared memory still stands: carries out the asynchronous work that no wait demanded (async.cpp).
+/// A CTA has ended, its shared memory still stands: carries out the asynchronous work that no wait demanded
+/// (async.cpp).
 void finish_async(Cta&);
 /// fence.proxy.*, fence.mbarrier_init: the forms of `fence` that async.cpp knows. False: not one of them.
 bool decode_fence_async(Decoder&, Inst&);

@@ -78,6 +78,8 @@ struct Counts {
 };
 /// The counts of the running CTA's worker thread.
 Counts& counts();
+/// The sum over the workers of the launch that ended last.
+const Counts& last_launch_counts();
 /// What the last run() counted, summed over its workers.
 const Counts& last_counts();
 /// {"load_global": …, …, "lane_instructions": …}: one line of JSON, the members without the braces.
