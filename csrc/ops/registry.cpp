@@ -139,6 +139,10 @@ std::vector<KernelInfo> list_kernels() {
   return list;
 }
 
+bool copy_to_host(void* to, const TensorView& from, int64_t bytes) {
+  return cuda_copy_to_host(to, from.data, bytes, from.device_index);
+}
+
 const char* version() { return SACCADE_VERSION; }
 
 }  // namespace saccade

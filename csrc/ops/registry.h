@@ -17,4 +17,8 @@ const Kernel<AttentionBackward>& choose(const AttentionBackward& problem, const 
 std::vector<Candidate> candidates(const AttentionForward& problem, const Context& context);
 std::vector<Candidate> candidates(const AttentionBackward& problem, const Context& context);
 
+/// Copies `bytes` at `from` on the view's device to the host, waiting for the device; false: this build or machine
+/// cannot.
+bool copy_to_host(void* to, const TensorView& from, int64_t bytes);
+
 }  // namespace saccade
