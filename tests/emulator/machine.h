@@ -145,13 +145,13 @@ struct Family {
   void (*decode)(Decoder&, Inst&);
 };
 /// Each family's table; `end` has op == nullptr.
-extern const Family
-    kArithmetic[];  // arithmetic.cpp: integer, float, half, bf16, packed, logic, setp, selp, mov, special functions
+// arithmetic.cpp: integer, float, half, bf16, packed, logic, setp, selp, mov, special functions
+extern const Family kArithmetic[];
 extern const Family kConvert[];  // convert.cpp: cvt, cvt.pack
-extern const Family
-    kMemory[];  // memory.cpp: ld, st, ldu, atom, red, cvta, isspacep, prefetch, mov of symbols, membar, fence (generic)
-extern const Family
-    kWarp[];  // warp.cpp: shfl, vote, match, redux, elect, activemask, bar.warp.sync, ldmatrix, stmatrix, movmatrix
+// memory.cpp: ld, st, ldu, atom, red, cvta, isspacep, prefetch, membar, fence (generic)
+extern const Family kMemory[];
+// warp.cpp: shfl, vote, match, redux, elect, activemask, bar.warp.sync, ldmatrix, stmatrix, movmatrix
+extern const Family kWarp[];
 extern const Family kMma[];      // mma.cpp: mma.sync (dense; sparse if cheap)
 extern const Family kControl[];  // control.cpp: bra, brx, call, ret, exit, trap, bar, barrier.cta, barrier.cluster,
                                  // nanosleep, setmaxnreg, griddepcontrol
@@ -227,6 +227,8 @@ struct Grid {
   std::vector<std::byte> params;
   uint64_t seed = 0;
   uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
+  bool explicit_cluster = false;
+  uint64_t max_steps = 4'000'000'000;  // instructions of one warp
 };
 
 /// The virtual device; runtime.cpp sets it from SACCADE_EMULATOR before the first launch.
@@ -242,6 +244,13 @@ Device& device();  // runtime.cpp
 using Symbols = std::map<std::string, std::byte*, std::less<>>;
 /// Decodes a kernel. Throws Fault naming the line of what it does not know. Module and symbols outlive the program.
 std::unique_ptr<Program> decode(const ptx::Module&, const ptx::Function& kernel, const Symbols&);
+
+/// Local memory of a lane: Program::local_bytes, addressed from kLocalWindow.
+std::byte* local(Warp&, int lane);
+/// Lanes of the group that executes, before predication.
+Mask active(const Warp&);
+/// x + y·nx + z·nx·ny.
+inline uint64_t linear(const Dim3& i, const Dim3& n) { return i.x + uint64_t{n.x} * (i.y + uint64_t{n.y} * i.z); }
 
 /// A CTA has ended, its shared memory still stands: carries out the asynchronous work that no wait demanded
 /// (async.cpp).
