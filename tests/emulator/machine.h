@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -220,11 +221,22 @@ struct Cluster {
   std::vector<std::unique_ptr<Cta>> ctas;
 };
 
+template <class T>
+struct Aligned {  // allocator
+  using value_type = T;
+  Aligned() = default;
+  template <class U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{128})); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{128}); }
+  bool operator==(const Aligned&) const = default;
+};
+
 struct Grid {
   Program* program = nullptr;
   Dim3 grid, block, cluster;
   int64_t dynamic_shared = 0;
-  std::vector<std::byte> params;
+  std::vector<std::byte, Aligned<std::byte>> params;  // a tensor map in it wants 64 bytes
   uint64_t seed = 0;
   uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
   bool explicit_cluster = false;
@@ -257,6 +269,8 @@ inline uint64_t linear(const Dim3& i, const Dim3& n) { return i.x + uint64_t{n.x
 void finish_async(Cta&);
 /// fence.proxy.*, fence.mbarrier_init: the forms of `fence` that async.cpp knows. False: not one of them.
 bool decode_fence_async(Decoder&, Inst&);
+/// bar.warp.sync: the form of `bar` that warp.cpp knows. False: not that.
+bool decode_bar_warp(Decoder&, Inst&);
 
 /// Runs a grid to its end on every core; throws the first Fault. `seed` orders warps, CTAs and quanta.
 void run(Grid&);
