@@ -55,6 +55,7 @@ void end_pending(Transfer&, Cta& cta, Space, uint64_t address, int bytes);
 /// arch=sm_80,threads=2,counts=on"), or by tests.
 struct Strict {
   bool bounds = true, uninitialised = true, races = true, adversarial = true, random_order = true, collectives = true;
+  bool untracked = true;  // memory that nobody allocated or tracked is out of bounds
   uint64_t seed = 1;
 };
 Strict& strict();
