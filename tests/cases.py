@@ -69,10 +69,22 @@ class Inputs:
         """Keyword arguments of `softmax_attention`."""
         return {k: t for k, t in self.tensors.items() if k not in ("query", "key", "value")} | self.options
 
+    def to(self, device: str) -> Inputs:
+        """A copy on another device with its memory layout kept; itself where nothing moves."""
+        if self.dout.device.type == device:
+            return self
+        move = lambda t: torch.as_strided(_storage(t).to(device), t.shape, t.stride(), t.storage_offset())  # noqa: E731
+        tensors = {k: move(t) for k, t in self.tensors.items()}
+        return dataclasses.replace(self, tensors=tensors, dout=move(self.dout), dlse=move(self.dlse))
+
     def requiring_grad(self) -> Inputs:
         """A copy whose float tensors are leaves with their memory layout kept."""
         tensors = {k: t.detach().requires_grad_(True) if t.is_floating_point() else t for k, t in self.tensors.items()}
         return dataclasses.replace(self, tensors=tensors)
+
+
+def _storage(t: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
 
 
 def _laid_out(t: torch.Tensor, layout: str) -> torch.Tensor:

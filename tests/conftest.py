@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
@@ -24,12 +25,13 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def runnable() -> list[str]:
-    """Names of the attention kernels that this machine can run, in order of preference."""
+    """Names of the attention kernels that this machine can run, those for CPU tensors first, in order of preference."""
     try:
         import saccade
     except ImportError:  # collect the oracle's tests still; every test that asks for a kernel fails in the fixture
         return ["none"]
-    return [k.name for k in saccade.kernels.list() if k.op == "attention" and not k.reason]
+    names = [k.name for k in saccade.kernels.list() if k.op == "attention" and not k.reason]
+    return sorted(names, key=lambda name: name.startswith("cuda."))
 
 
 KERNELS = runnable()
@@ -42,6 +44,23 @@ def kernel(request: pytest.FixtureRequest):
 
     with saccade.kernels.use(request.param):
         yield request.param
+
+
+def emulator() -> ctypes.CDLL | None:
+    """The emulated CUDA runtime (tests/emulator), where this process has preloaded it."""
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "saccade_emulator_findings") else None
+
+
+@pytest.fixture(autouse=True)
+def no_findings():
+    """What the emulator's strict modes find in a test's launches fails the test."""
+    yield
+    if (library := emulator()) is not None:
+        text = ctypes.create_string_buffer(1 << 16)
+        found = library.saccade_emulator_findings(text, len(text))
+        library.saccade_emulator_clear()
+        assert not found, text.value.decode()
 
 
 @functools.cache

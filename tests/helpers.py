@@ -8,24 +8,31 @@ from cases import Inputs
 from torch import Tensor
 
 
+def device() -> str:
+    """Where the forced kernel's tensors lie: a CUDA kernel's on the card, or, emulated, in host memory."""
+    return "cuda" if saccade.kernels.forced().startswith("cuda.") and torch.cuda.is_available() else "cpu"
+
+
 def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return saccade.softmax_attention(*inputs.qkv, return_lse=True, **inputs.kwargs)
 
 
 def run(inputs: Inputs, with_lse: bool = True) -> dict[str, Tensor]:
     """Outputs and gradients under the names of `reference.gradients`."""
-    inputs = inputs.requiring_grad()
+    inputs = inputs.to(device()).requiring_grad()
     out, lse = forward(inputs)
     wanted = {k: t for k, t in inputs.tensors.items() if t.requires_grad}
     outputs, seeds = ((out, lse), (inputs.dout, inputs.dlse)) if with_lse else ((out,), (inputs.dout,))
     grads = torch.autograd.grad(outputs, list(wanted.values()), seeds)
     for (name, t), g in zip(wanted.items(), grads, strict=True):
         assert g.dtype == t.dtype and g.shape == t.shape, (name, g.dtype, t.dtype, g.shape, t.shape)
-    return {"out": out.detach(), "lse": lse.detach()} | {f"d{k}": g for k, g in zip(wanted, grads, strict=True)}
+    results = {"out": out.detach(), "lse": lse.detach()} | {f"d{k}": g for k, g in zip(wanted, grads, strict=True)}
+    return {name: t.cpu() for name, t in results.items()}
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + 7919 * len(shape)), dtype=dtype)
+    generator = torch.Generator().manual_seed(seed + 7919 * len(shape))
+    return torch.randn(shape, generator=generator, dtype=dtype).to(device())
 
 
 def qkv(B: int = 1, Hq: int = 2, Hk: int = 1, Nq: int = 20, Nk: int = 33, D: int = 16, Dv: int | None = None,
