@@ -10,5 +10,7 @@ SACCADE_FN double exp2(double x) { return ::exp2(x); }
 SACCADE_FN double exp2_bounded(double x) { return ::exp2(x); }
 SACCADE_FN double tanh(double x) { return ::tanh(x); }
 SACCADE_FN double abs(double x) { return ::fabs(x); }
+SACCADE_FN double rcp(double x) { return 1 / x; }
+SACCADE_FN double select(bool yes, double a, double b) { return yes ? a : b; }
 
 }  // namespace saccade::math

@@ -66,13 +66,21 @@ class Checker {
   void forward(AttentionForward& p) {
     outputs_of_forward(p.out, p.lse);
     writable("out", p.out);
-    writable("lse", p.lse);
+    if (p.lse) writable("lse", p.lse);
   }
 
   void backward(AttentionBackward& p) {
-    outputs_of_forward(p.out, p.lse);
-    same("dout", p.dout, "out", p.out);
-    if (p.dlse) same("dlse", p.dlse, "lse", p.lse);
+    if (normalises(p.score.map)) {
+      outputs_of_forward(p.out, p.lse);
+      same("dout", p.dout, "out", p.out);
+      if (p.dlse) same("dlse", p.dlse, "lse", p.lse);
+    } else {
+      for (const auto& [name, t] :
+           {std::pair<const char*, const TensorView&>{"out", p.out}, {"lse", p.lse}, {"dlse", p.dlse}})
+        if (t) fail(name, "a tensor", "none with this score map", "drop it: its backward needs q, k, v and dout only");
+      TensorView lse;
+      outputs_of_forward(p.dout, lse, "dout");
+    }
     gradient("dquery", p.dquery, "query", p.query);
     gradient("dkey", p.dkey, "key", p.key);
     gradient("dvalue", p.dvalue, "value", p.value);
@@ -84,6 +92,7 @@ class Checker {
     if (p.dtemperature) gradient("dtemperature", p.dtemperature, "temperature", s.temperature);
     if (p.dsinks) gradient("dsinks", p.dsinks, "sinks", s.sinks);
     if (p.dhead_gate) gradient("dhead_gate", p.dhead_gate, "head_gate", s.head_gate);
+    if (p.dscore_biases) gradient("dscore_biases", p.dscore_biases, "score_biases", s.score_biases);
     expand_gradients(p);
   }
 
@@ -264,8 +273,9 @@ class Checker {
 
   void options() {
     const ScoreSpec& s = p_.score;
-    if (s.map != ScoreMap::softmax)
-      fail("map", std::to_string(int(s.map)), "ScoreMap::softmax", "choose a score map of this build");
+    if (s.map > ScoreMap::identity)
+      fail("map", std::to_string(int(s.map)), "one of ScoreMap's", "choose a score map of this build");
+    score_bias();
     if (!std::isfinite(s.scale)) fail("scale", number(s.scale), "a finite number", "the usual scale is 1/sqrt(D)");
     if (!std::isfinite(s.softcap) || s.softcap < 0)
       fail("softcap", number(s.softcap), "a finite number >= 0", "0 means no cap");
@@ -291,6 +301,7 @@ class Checker {
               "pass a slope per head, (Hq,), or per batch and head, (B, Hq)");
     }
     if (s.sinks) {
+      if (!normalises(s.map)) fail("sinks", "a tensor", "none with this score map", "drop it: no row sum takes it in");
       parameter("sinks", s.sinks);
       shape("sinks", s.sinks, {h}, to_query, "pass a logit per query head");
     }
@@ -301,6 +312,25 @@ class Checker {
     } else {
       per_row("head_gate", s.head_gate, to_query);
     }
+  }
+
+  void score_bias() {
+    ScoreSpec& s = p_.score;
+    if (s.score_bias != s.score_bias) {  // kNegLogN
+      if (keys_ < 0)
+        fail("score_bias", "-ln(n) with cu_seqlens on the device", "a number",
+             "pass -log of the longest sequence of keys; reading it there would wait for the device");
+      s.score_bias = keys_ > 0 ? -std::log(static_cast<double>(keys_)) : 0;
+    }
+    if (!std::isfinite(s.score_bias))
+      fail("score_bias", number(s.score_bias), "a finite number", "the usual one is -ln(Nk)");
+    if (normalises(s.map) && (s.score_bias != 0 || s.score_biases))
+      fail("score_bias", s.score_biases ? "a tensor" : number(s.score_bias), "none with softmax",
+           "drop it: softmax does not change with a constant");
+    if (!s.score_biases) return;
+    parameter("score_biases", s.score_biases);
+    shape("score_biases", s.score_biases, {{heads_, "Hq"}}, to_match("query", p_.query),
+          "pass a number per query head");
   }
 
   void parameter(const char* arg, const TensorView& t) const {
@@ -320,21 +350,26 @@ class Checker {
 
   DType statistic() const { return p_.query.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-  void outputs_of_forward(const TensorView& out, const TensorView& lse) const {
+  void outputs_of_forward(const TensorView& out, const TensorView& lse, const char* name = "out") const {
     const TensorView &q = p_.query, &v = p_.value;
     const std::string match = to_match("query", q) + " and value " + shape_text(v);
-    sane("out", out);
-    dtype("out", out, q.dtype, "like query");
-    sane("lse", lse);
-    dtype("lse", lse, statistic(), "for statistics");
+    const bool statistics = normalises(p_.score.map);
+    sane(name, out);
+    dtype(name, out, q.dtype, "like query");
+    if (!statistics && lse) fail("lse", "a tensor", "none with this score map", "drop it: there is no row sum");
+    if (statistics) {
+      sane("lse", lse);
+      dtype("lse", lse, statistic(), "for statistics");
+    }
     const char *out_todo = "out has the query's shape with the value's head dim",
                *lse_todo = "lse has the query's shape without head dim";
     if (packed()) {
-      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {v.shape[2], ""}}, match, out_todo);
-      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}}, to_match("query", q), lse_todo);
+      shape(name, out, {{q.shape[0], ""}, {q.shape[1], ""}, {v.shape[2], ""}}, match, out_todo);
+      if (statistics) shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}}, to_match("query", q), lse_todo);
     } else {
-      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}, {v.shape[3], ""}}, match, out_todo);
-      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}}, to_match("query", q), lse_todo);
+      shape(name, out, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}, {v.shape[3], ""}}, match, out_todo);
+      if (statistics)
+        shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}}, to_match("query", q), lse_todo);
     }
   }
 
@@ -422,10 +457,12 @@ std::string describe(const AttentionProblem& p) {
   const ScoreSpec& s = p.score;
   const VisitSpec& v = p.visit;
   std::string text = "query " + shape_text(p.query) + " " + dtype_name(p.query.dtype) + " on " + device_text(p.query) +
-                     tensor("key", p.key) + tensor("value", p.value) + ", scale " + number(s.scale);
+                     tensor("key", p.key) + tensor("value", p.value) + ", score " + kScoreMapNames[static_cast<int>(s.map)] + ", scale " +
+                     number(s.scale);
   if (s.softcap != 0) text += ", softcap " + number(s.softcap);
   text += tensor("bias", s.bias) + tensor("alibi_slopes", s.alibi_slopes) + tensor("temperature", s.temperature) +
-          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate);
+          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate) + tensor("score_biases", s.score_biases);
+  if (s.score_bias != 0) text += ", score_bias " + number(s.score_bias);
   if (s.dropout_p != 0) text += ", dropout_p " + number(s.dropout_p);
   if (v.causal) text += ", causal";
   if (v.window_left >= 0 || v.window_right >= 0)

@@ -11,7 +11,8 @@
 // Attention over visited pairs (query i, key j) of one (batch b, head h), with p_i = i + Nk − Nq the query's place on
 // the key axis:
 //   s_ij = softcap(temperature_i · scale · q_i·k_j) + bias_ij − alibi_slope_h · |p_i − j|      softcap(x) = c·tanh(x/c)
-//   w_ij = exp(s_ij − lse_i),  lse_i = ln(Σ_j exp(s_ij) + exp(sink_h))
+//   softmax: w_ij = exp(s_ij − lse_i),  lse_i = ln(Σ_j exp(s_ij) + exp(sink_h))
+//   others:  w_ij = f(s_ij + score_bias_h),  f = σ, max(·, 0), max(·, 0)² or the identity; no lse, no sinks
 //   out_i = head_gate_i · Σ_j dropout_ij · w_ij · v_j
 // A row that sees no key, or only keys at −inf, gives out 0 and lse −inf (the sink's logit where there is a sink).
 //
@@ -21,7 +22,16 @@
 namespace saccade {
 
 /// How a score becomes a weight.
-enum class ScoreMap : uint8_t { softmax };
+enum class ScoreMap : uint8_t { softmax, sigmoid, relu, relu2, identity };
+
+/// Their names, in that order.
+inline constexpr const char* kScoreMapNames[] = {"softmax", "sigmoid", "relu", "relu2", "identity"};
+
+/// Has the map a row sum, hence lse and sinks?
+constexpr bool normalises(ScoreMap map) { return map == ScoreMap::softmax; }
+
+/// A score_bias that `check` replaces by −ln of the longest sequence of keys.
+inline constexpr double kNegLogN = __builtin_nan("");
 
 /// Everything between q·k and the weight. Absent tensors and zero values switch a term off.
 struct ScoreSpec {
@@ -32,6 +42,8 @@ struct ScoreSpec {
   TensorView alibi_slopes;  // (Hq) or (B, Hq)
   TensorView temperature;   // broadcastable to (B, Hq, Nq), packed (Tq, Hq)
   TensorView sinks;         // (Hq)
+  double score_bias = 0;    // of maps other than softmax, added to every visible score; kNegLogN: −ln(longest Nk)
+  TensorView score_biases;  // (Hq), the same per head, added to it
   TensorView head_gate;     // (Hq), or broadcastable to (B, Hq, Nq), packed (Tq, Hq)
   double dropout_p = 0.0;   // probability of dropping a weight
   uint64_t seed = 0;        // of the dropout mask; see math/philox.h for the counter
@@ -54,16 +66,16 @@ struct AttentionProblem {
 
 struct AttentionForward : AttentionProblem {
   TensorView out;
-  TensorView lse;  // float32 (float64 for float64 operands); required
+  TensorView lse;  // float32 (float64 for float64 operands); required by softmax, absent otherwise
 };
 
 /// Gradients have the shape of what they belong to; absent ones are not computed.
 struct AttentionBackward : AttentionProblem {
-  TensorView out, lse;              // of the forward
+  TensorView out, lse;              // of the forward, as softmax needs them; absent otherwise
   TensorView dout;                  // as out
-  TensorView dlse;                  // as lse; optional
+  TensorView dlse;                  // as lse; optional, softmax only
   TensorView dquery, dkey, dvalue;  // all three are written
-  TensorView dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate;
+  TensorView dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate, dscore_biases;
 };
 
 /// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte

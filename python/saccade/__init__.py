@@ -8,10 +8,19 @@ from __future__ import annotations
 import importlib
 
 from saccade import kernels
-from saccade.attention import Gradients, attention, attention_backward, sdpa, softmax_attention
+from saccade.attention import Gradients, attention, attention_backward, sdpa, sigmoid_attention, softmax_attention
 from saccade.kernels import info
 
-__all__ = ["Gradients", "attention", "attention_backward", "info", "kernels", "sdpa", "softmax_attention"]
+__all__ = [
+    "Gradients",
+    "attention",
+    "attention_backward",
+    "info",
+    "kernels",
+    "sdpa",
+    "sigmoid_attention",
+    "softmax_attention",
+]
 
 
 def __getattr__(name: str) -> object:

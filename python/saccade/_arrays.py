@@ -29,11 +29,12 @@ def prepare(fn: str, tensors: tuple) -> tuple:
 
 
 def attention(tensors: tuple, scalars: tuple) -> tuple:
-    return tuple(_like(tensors[0], result) for result in _dlpack.attention(tensors, scalars))
+    results = _dlpack.attention(tensors, scalars)
+    return tuple(None if result is None else _like(tensors[0], result) for result in results)
 
 
 def attention_backward(dout: Any, dlse: Any, out: Any, lse: Any, tensors: tuple, scalars: tuple) -> tuple:
-    needs = [t is not None for t in tensors[3:8]]
+    needs = [t is not None for t in tensors[3:9]]
     needs[0] = needs[0] and str(getattr(tensors[3], "dtype", "")) != "bool"
     results = _dlpack.attention_backward(dout, dlse, out, lse, tensors, scalars, needs)
     return tuple(None if result is None else _like(tensors[0], result) for result in results)

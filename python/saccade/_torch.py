@@ -20,8 +20,9 @@ if not _LIBRARY.exists():
 torch.ops.load_library(str(_LIBRARY))
 _ops = torch.ops.saccade
 
-_NAMES = ("q", "k", "v", "bias", "alibi_slopes", "temperature", "sinks", "head_gate", "cu_seqlens_q", "cu_seqlens_k")
-_PARAMETERS = slice(4, 8)
+_PARAMETERS = ("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias")
+_NAMES = ("q", "k", "v", *_PARAMETERS, "cu_seqlens_q", "cu_seqlens_k")
+_OPTIONAL = slice(3, 9)  # those with a gradient
 
 
 def prepare(fn: str, tensors: tuple) -> tuple:
@@ -56,9 +57,9 @@ def attention(tensors: tuple, scalars: tuple) -> tuple[Tensor, Tensor]:
 
 
 def attention_backward(
-    dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, tensors: tuple, scalars: tuple
+    dout: Tensor, dlse: Tensor | None, out: Tensor | None, lse: Tensor | None, tensors: tuple, scalars: tuple
 ) -> tuple:
-    needs = [t is not None and t.is_floating_point() for t in tensors[3:8]]
+    needs = [t is not None and t.is_floating_point() for t in tensors[_OPTIONAL]]
     results = _ops.attention_backward(dout, dlse, out, lse, *tensors, *scalars, needs)
     return tuple(result if need else None for result, need in zip(results, [True] * 3 + needs, strict=True))
 
@@ -97,32 +98,34 @@ def _dense_like(t: Tensor, last: Any = None) -> Tensor:
 
 
 @torch.library.register_fake("saccade::attention")
-def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     statistic = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return _dense_like(query, value.shape[-1]), query.new_empty(query.shape[:-1], dtype=statistic)
+    lse = query.new_empty(query.shape[:-1] if rest[8] == "softmax" else 0, dtype=statistic)
+    return _dense_like(query, value.shape[-1]), lse
 
 
 @torch.library.register_fake("saccade::attention_backward")
-def _(dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _(dout: Tensor, dlse: Tensor | None, out: Tensor | None, lse: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     needs = arguments[-1]
     optional = [
-        t.new_empty(t.shape) if need and t is not None else lse.new_empty(0, dtype=torch.float32)
-        for need, t in zip(needs, arguments[3:8], strict=True)
+        t.new_empty(t.shape) if need and t is not None else dout.new_empty(0, dtype=torch.float32)
+        for need, t in zip(needs, arguments[_OPTIONAL], strict=True)
     ]
     return (*(_dense_like(t) for t in arguments[:3]), *optional)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:10], *output)
-    ctx.scalars = inputs[10:]
+    tensors, scalars = inputs[: len(_NAMES)], inputs[len(_NAMES) :]
+    ctx.save_for_backward(*tensors, *(output if scalars[0] == "softmax" else (None, None)))
+    ctx.scalars = scalars
     ctx.set_materialize_grads(False)  # an unused lse then costs nothing
 
 
 def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
     *tensors, out, lse = ctx.saved_tensors
     if dout is None:
-        dout = torch.zeros_like(out)
-    needs = list(ctx.needs_input_grad[:8])
+        dout = torch.zeros_like(out)  # the loss is of lse alone, which softmax only has
+    needs = list(ctx.needs_input_grad[: _OPTIONAL.stop])
     gradients = _ops.attention_backward(dout, dlse, out, lse, *tensors, *ctx.scalars, needs[3:])
     gradients = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
     return (*gradients, *[None] * (2 + len(ctx.scalars)))

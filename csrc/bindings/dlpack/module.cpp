@@ -20,9 +20,9 @@ struct AttentionArguments {
 
   AttentionArguments(const py::tuple& tensors, const py::tuple& scalars, const char* op) {
     for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Input(py::object(tensors[i]), op, kOperandNames[i]);
-    options = {scalars[0].cast<std::string>(), scalars[1].cast<double>(),  scalars[2].cast<double>(),
-               scalars[3].cast<bool>(),        scalars[4].cast<int64_t>(), scalars[5].cast<int64_t>(),
-               scalars[6].cast<double>(),      scalars[7].cast<int64_t>(), scalars[8].cast<std::string>()};
+    options = {scalars[0].cast<std::string>(), scalars[1].cast<double>(),  scalars[2].cast<double>(),  scalars[3].cast<double>(),
+               scalars[4].cast<bool>(),        scalars[5].cast<int64_t>(), scalars[6].cast<int64_t>(),
+               scalars[7].cast<double>(),      scalars[8].cast<int64_t>(), scalars[9].cast<std::string>()};
   }
 
   void fill(AttentionProblem& problem) const {
@@ -47,12 +47,14 @@ class Workspace {
   std::unique_ptr<char[]> memory_;  // new char[]: left unwritten
 };
 
-std::pair<Array, Array> attention(const py::tuple& tensors, const py::tuple& scalars) {
+std::pair<Array, std::optional<Array>> attention(const py::tuple& tensors, const py::tuple& scalars) {
   const AttentionArguments arguments(tensors, scalars, "attention");
   AttentionForward problem;
   arguments.fill(problem);
   shape_outputs(problem);
-  Array out(problem.out), lse(problem.lse);
+  Array out(problem.out);
+  std::optional<Array> lse;
+  if (problem.lse) lse.emplace(problem.lse);
   py::gil_scoped_release release;
   const Context context = arguments.context();
   const Workspace workspace(workspace_bytes(problem, context));
@@ -62,7 +64,7 @@ std::pair<Array, Array> attention(const py::tuple& tensors, const py::tuple& sca
 
 std::vector<std::optional<Array>> backward(const py::object& dout, const py::object& dlse, const py::object& out,
                                            const py::object& lse, const py::tuple& tensors, const py::tuple& scalars,
-                                           const std::array<bool, 5>& needs) {
+                                           const std::array<bool, kParameters>& needs) {
   constexpr const char* kOp = "attention_backward";
   const AttentionArguments arguments(tensors, scalars, kOp);
   const Input dout_in(dout, kOp, "dout"), dlse_in(dlse, kOp, "dlse"), out_in(out, kOp, "out"), lse_in(lse, kOp, "lse");

@@ -49,9 +49,9 @@ struct AttentionArguments {
   explicit AttentionArguments(Stack& stack) {
     for (size_t i = 0; i < tensors.size(); ++i)
       tensors[i] = i < 3 ? stack.take<Tensor>() : stack.take<std::optional<Tensor>>();
-    options = {stack.take<std::string>(), stack.take<double>(),  stack.take<double>(),
-               stack.take<bool>(),        stack.take<int64_t>(), stack.take<int64_t>(),
-               stack.take<double>(),      stack.take<int64_t>(), stack.take<std::string>()};
+    options = {stack.take<std::string>(), stack.take<double>(),     stack.take<double>(),  stack.take<double>(),
+               stack.take<bool>(),        stack.take<int64_t>(),    stack.take<int64_t>(), stack.take<double>(),
+               stack.take<int64_t>(),     stack.take<std::string>()};
   }
 
   void fill(AttentionProblem& problem, const char* op) const {
@@ -91,14 +91,14 @@ void attention_backward(StableIValue* stack, uint64_t, uint64_t) {
   Stack in(stack);
   const auto dout = in.take<Tensor>();
   const auto dlse = in.take<std::optional<Tensor>>();
-  const auto out = in.take<Tensor>();
-  const auto lse = in.take<Tensor>();
+  const auto out = in.take<std::optional<Tensor>>();
+  const auto lse = in.take<std::optional<Tensor>>();
   const AttentionArguments arguments(in);
   const auto flags = in.take<std::vector<bool>>();
-  std::array<bool, 5> needs;
+  std::array<bool, kParameters> needs;
   if (flags.size() != needs.size())
     throw Error("attention_backward: needs: got " + std::to_string(flags.size()) +
-                " flags, wanted 5; pass one per optional input");
+                " flags, wanted 6; pass one per optional input");
   std::copy(flags.begin(), flags.end(), needs.begin());
 
   AttentionBackward problem;

@@ -13,6 +13,7 @@ namespace {
 struct BackwardPlan {
   Sequences seq;
   Terms terms;
+  GradientRow row;
   int64_t query_columns;       // D up to a whole panel
   Pieces chunks, tiles;        // of keys, of queries
   std::atomic<int32_t>* done;  // [Hq][tile]: chunks that have added to the tile's dQ
@@ -29,7 +30,7 @@ struct BackwardPlan {
   double* sums;  // of a parameter's gradient, as many as its elements
 
   BackwardPlan(const AttentionBackward& p, int threads, void* workspace)
-      : seq(p), terms(p.score), query_columns(round_up(seq.head_dim, kNr)) {
+      : seq(p), terms(p.score), row(gradient_row_of(p.score.map)), query_columns(round_up(seq.head_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
     const int64_t batch = seq.batch, heads = seq.query_heads;
     chunks = Pieces::make(a, batch, [&](int64_t b) { return pieces(seq.key_count(b), kGradientKeys); });
@@ -39,14 +40,15 @@ struct BackwardPlan {
     done = a.take<std::atomic<int32_t>>(heads * tile_count);
     rows.rows = seq.packed ? seq.queries : batch * seq.queries;
     dquery = a.take<float>(heads * rows.rows * query_columns);
-    rows.lse2 = a.take<float>(heads * rows.rows);
-    rows.delta = a.take<float>(heads * rows.rows);
+    rows.lse2 = terms.row_state ? a.take<float>(heads * rows.rows) : nullptr;
+    rows.delta = terms.row_state ? a.take<float>(heads * rows.rows) : nullptr;
     rows.temperature = p.dtemperature ? a.take<float>(heads * rows.rows) : nullptr;
     rows.gate = p.dhead_gate ? a.take<float>(heads * rows.rows) : nullptr;
     rows.slope = p.dalibi_slopes ? a.take<float>(heads * rows.rows) : nullptr;
+    rows.bias = p.dscore_biases ? a.take<float>(heads * rows.rows) : nullptr;
     scratch = a.take<Scratch>(threads);
     int64_t most = 0;
-    for (const TensorView* t : {&p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate})
+    for (const TensorView* t : {&p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate, &p.dscore_biases})
       if (*t && t->numel() > most) most = t->numel();
     sums = a.take<double>(most);
     bytes = a.used;
@@ -72,17 +74,18 @@ void prepare_tile(const BackwardPlan& plan, const AttentionBackward& p, int64_t 
   const int64_t row0 = plan.rows.at(s, b, h);
   alignas(64) float o[kRowStride], d[kRowStride];
   for (int64_t i = i0; i < i1; ++i) {
+    for (float* sums : {plan.rows.temperature, plan.rows.gate, plan.rows.slope, plan.rows.bias})
+      if (sums) sums[row0 + i] = 0;
+    float* dq = plan.dquery + (row0 + i) * plan.query_columns;
+    for (int64_t c = 0; c < plan.query_columns; c += kWidth) Vec(0.0f).store(dq + c);
+    if (!plan.terms.row_state) continue;
     load_row<T>(out, i, s.value_dim, 1.0f, o);
     load_row<T>(dout, i, s.value_dim, 1.0f, d);
     Vec dot(0.0f);
     for (int64_t c = 0; c < s.value_dim; c += kWidth) dot = fma(Vec::load(o + c), Vec::load(d + c), dot);
     const float l = *lse.at<const float>(i);
-    plan.rows.lse2[row0 + i] = l == -kInf ? kInf : l * kLog2e;
+    plan.rows.lse2[row0 + i] = l == -kInf ? kInf : l * plan.terms.unit;
     plan.rows.delta[row0 + i] = l == -kInf ? 0 : sum(dot) - (p.dlse ? *s.scalars(p.dlse, b, h).at<const float>(i) : 0);
-    for (float* sums : {plan.rows.temperature, plan.rows.gate, plan.rows.slope})
-      if (sums) sums[row0 + i] = 0;
-    float* dq = plan.dquery + (row0 + i) * plan.query_columns;
-    for (int64_t c = 0; c < plan.query_columns; c += kWidth) Vec(0.0f).store(dq + c);
   }
   plan.done[unit].store(0, std::memory_order_relaxed);
   int64_t first, last;
@@ -142,7 +145,7 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       const int64_t from = range.query_begin(w.chunk.first), to = range.query_end(w.chunk.first + w.chunk.count - 1);
       const int64_t r0 = from < i0 ? i0 : from, r1 = to < i1 ? to : i1;
       w.tile.load<T>(query, dout, r0, r1 < r0 ? r0 : r1, d, dv);
-      w.tile.compute(terms, w.chunk, plan.rows, row0, d, dv);
+      w.tile.compute(terms, plan.row, w.chunk, plan.rows, row0, d, dv);
       add_key_gradients(w, range, d, dv);
 
       std::atomic<int32_t>& done = plan.done[h * plan.tiles.total(s.batch) + plan.tiles.first[b] + x];
@@ -163,6 +166,7 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       add_rows(plan.rows.temperature, w.tile.row_temperature);
       add_rows(plan.rows.gate, w.tile.row_gate);
       add_rows(plan.rows.slope, w.tile.row_slope);
+      add_rows(plan.rows.bias, w.tile.row_bias);
       done.store(turn + 1, std::memory_order_release);
       if (chunk + 1 == last) {
         const Rows to = s.rows(p.dquery, b, h, s.query_start(b));
@@ -186,7 +190,7 @@ void run(const AttentionBackward& p, const Context& context, void* workspace) {
   for_units(context, plan.chunks.total(s.batch) * s.key_heads,
             [&](int64_t worker, int64_t u) { run_chunk<T>(plan, p, plan.scratch[worker], u); });
   if (p.dbias)
-    run_bias_gradient<T>(BiasGradient(p.dbias, s), plan.terms, s, p, plan.rows, context, [&](int64_t worker) {
+    run_bias_gradient<T>(BiasGradient(p.dbias, s), plan.terms, plan.row, s, p, plan.rows, context, [&](int64_t worker) {
       return TileScratch{plan.scratch[worker].chunk, plan.scratch[worker].tile, plan.scratch[worker].dkey[0]};
     });
   reduce_parameters(p, s, plan.terms, plan.rows, plan.sums);

@@ -157,8 +157,8 @@ inline void accumulate_visible(const float* p, const float* const* value, int64_
 inline bool all_visible(const float* p) { return p[0] != 0 && p[1] != 0 && p[2] != 0 && p[3] != 0; }
 
 template <class T>
-void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
-                  int64_t worker, int64_t unit) {
+void decode_split(const DecodePlan& plan, const Terms& terms, WeightRow weigh, const Sequences& s,
+                  const AttentionForward& p, int64_t worker, int64_t unit) {
   const int64_t split = unit / s.key_heads, hk = unit % s.key_heads, b = plan.splits.sequence(s.batch, split);
   const math::Range range = s.range(b, p.visit);
   const int64_t nq = range.queries, rows = nq * s.group, d = s.head_dim, dv = s.value_dim;
@@ -199,8 +199,8 @@ void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s
       const int64_t h = hk * s.group + g, slot = plan.slot(split, s.query_heads, h);
       const HeadTerms head(terms, s, range, b, h);
       for (int64_t i = 0; i < nq; ++i)
-        online_row(head, score + (g * nq + i) * kDecodeBlock, 0, columns, i, j0, plan.state[slot + i],
-                   plan.out + (slot + i) * plan.columns, plan.columns);
+        weigh(head, score + (g * nq + i) * kDecodeBlock, 0, columns, i, j0, plan.state[slot + i],
+              plan.out + (slot + i) * plan.columns, plan.columns);
     }
     for (int64_t j = 0; j < n; j += 4) {
       const bool same = j + kAhead < n;
@@ -258,10 +258,10 @@ void merge_splits(const DecodePlan& plan, const Terms& terms, const Sequences& s
 }
 
 template <class T>
-void run_decode(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
-                const Context& context) {
+void run_decode(const DecodePlan& plan, const Terms& terms, WeightRow weigh, const Sequences& s,
+                const AttentionForward& p, const Context& context) {
   for_units(context, plan.splits.total(s.batch) * s.key_heads,
-            [&](int64_t worker, int64_t u) { decode_split<T>(plan, terms, s, p, worker, u); });
+            [&](int64_t worker, int64_t u) { decode_split<T>(plan, terms, weigh, s, p, worker, u); });
   if (plan.splits.total(s.batch) == 0) return;
   for_units(context, s.batch * s.query_heads, [&](int64_t, int64_t u) {
     const int64_t b = u / s.query_heads;

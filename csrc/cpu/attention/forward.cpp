@@ -19,6 +19,7 @@ constexpr int kBlockKeys = 512;  // a row's bookkeeping (maximum, sum, rescale) 
 struct ForwardPlan {
   Sequences seq;
   Terms terms;
+  WeightRow weigh;
   int64_t value_columns;  // Dv up to a whole panel
   Pieces units;           // of one key/value head of a sequence not in decode form: blocks, then group·tiles
   int64_t slots, slot_panels, slot_blocks;
@@ -36,7 +37,7 @@ struct ForwardPlan {
   }* scratch;
 
   ForwardPlan(const AttentionForward& p, int threads, void* workspace)
-      : seq(p), terms(p.score), value_columns(round_up(seq.value_dim, kNr)) {
+      : seq(p), terms(p.score), weigh(weight_row_of(p.score.map)), value_columns(round_up(seq.value_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
     units = Pieces::make(a, seq.batch, [&](int64_t b) { return tiled(b) ? blocks(b) + seq.group * tiles(b) : 0; });
     slots = threads + 1 < seq.batch * seq.key_heads ? threads + 1 : seq.batch * seq.key_heads;
@@ -129,7 +130,7 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
                                      w.score[t * kMr] + c, kBlockKeys);
     for (int t = 0; t < strips; ++t)
       for (int r = t * kMr; r < t * kMr + strip_rows(t) && lo[t] < hi[t]; ++r)
-        online_row(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
+        plan.weigh(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
                    plan.value_columns);
     const bool finite = plan.finite_blocks(head)[block];
     for (int64_t c = 0; c < s.value_dim; c += kNr)
@@ -165,7 +166,7 @@ void run(const AttentionForward& p, const Context& context, void* workspace) {
       run_tile<T>(plan, p, plan.scratch[worker], b, hk * s.group + tile / tiles,
                   (tiles - 1 - tile % tiles) * kTileRows);
   });
-  run_decode<T>(plan.decode, plan.terms, s, p, context);
+  run_decode<T>(plan.decode, plan.terms, plan.weigh, s, p, context);
 }
 
 }  // namespace

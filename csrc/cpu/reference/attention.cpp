@@ -8,6 +8,10 @@
 #include "cpu/reference/access.h"
 #include "math/modifier.h"
 #include "math/philox.h"
+#include "math/score/identity.h"
+#include "math/score/relu.h"
+#include "math/score/relu2.h"
+#include "math/score/sigmoid.h"
 #include "math/score/softmax.h"
 #include "math/visit/range.h"
 
@@ -48,12 +52,28 @@ Sequence sequence(const AttentionProblem& p, int64_t b) {
   return {packed(p), b, q0, k0, math::Range::make(nq, nk, v.causal, v.window_left, v.window_right)};
 }
 
+template <class F>
+auto with_map(ScoreMap map, F f) {
+  switch (map) {
+    case ScoreMap::sigmoid:
+      return f(math::Sigmoid{});
+    case ScoreMap::relu:
+      return f(math::Relu{});
+    case ScoreMap::relu2:
+      return f(math::Relu2{});
+    case ScoreMap::identity:
+      return f(math::Identity{});
+    default:
+      return f(math::Softmax{});
+  }
+}
+
 /// What all pairs of one query share.
 struct Row {
   const AttentionProblem& p;
   const Sequence& s;
   int64_t h, i, kv_head;
-  double factor, slope, sink, gate;
+  double factor, slope, sink, gate, offset;  // offset: the score bias
 
   Row(const AttentionProblem& p, const Sequence& s, int64_t h, int64_t i)
       : p(p), s(s), h(h), i(i), kv_head(h / (p.query.shape[1] / p.key.shape[1])) {
@@ -63,6 +83,14 @@ struct Row {
         c.alibi_slopes ? load(c.alibi_slopes, s.batch * c.alibi_slopes.stride[0] + h * c.alibi_slopes.stride[1]) : 0;
     sink = c.sinks ? load(c.sinks, h * c.sinks.stride[0]) : -kInf;
     gate = c.head_gate ? load(c.head_gate, s.query_row(c.head_gate, h, i)) : 1;
+    offset = c.score_bias + (c.score_biases ? load(c.score_biases, h * c.score_biases.stride[0]) : 0);
+  }
+
+  /// The weight of a score against the row's maximum or lse; maps without a row sum have their bias instead.
+  double weight(double score, double reference) const {
+    return with_map(p.score.map, [&]<class Map>(Map) {
+      return Map::weight(score * Map::kUnit, (Map::kRowState ? reference : -offset) * Map::kUnit);
+    });
   }
 
   double distance(int64_t j) const { return static_cast<double>(s.range.position(i) - j); }
@@ -98,10 +126,6 @@ struct Row {
   }
 };
 
-double weight(double score, double reference) {
-  return math::Softmax::weight(score * math::kLog2e, reference * math::kLog2e);
-}
-
 /// f(u, scratch) for u in [0, n), `scratch` being one thread's `doubles` of the workspace.
 template <class F>
 void each_unit(const Context& context, int64_t n, void* workspace, int64_t doubles, F f) {
@@ -133,15 +157,16 @@ void forward(const AttentionForward& p, const Context& context, void* workspace)
         if (score[j] > top || std::isnan(score[j])) top = score[j];  // NaN stays
       }
       std::fill_n(sum_v, dv, 0.0);
-      double sum = row.sink == -kInf ? 0 : weight(row.sink, top);
+      const bool normalised = normalises(p.score.map);
+      double sum = row.sink == -kInf ? 0 : row.weight(row.sink, top);
       for (int64_t j = begin; j < end; ++j) {
         if (score[j] == -kInf) continue;
-        const double w = weight(score[j], top), kept = row.kept(j);
+        const double w = row.weight(score[j], top), kept = row.kept(j);
         sum += w;
         if (kept != 0) add(sum_v, kept * w, p.value, s.key_row(p.value, row.kv_head, j));
       }
-      store_row(p.out, s.query_row(p.out, h, i), sum_v, sum == 0 ? 0 : row.gate / sum);
-      store(p.lse, s.query_row(p.lse, h, i), sum == 0 ? -kInf : top + std::log(sum));
+      store_row(p.out, s.query_row(p.out, h, i), sum_v, !normalised ? row.gate : sum == 0 ? 0 : row.gate / sum);
+      if (normalised) store(p.lse, s.query_row(p.lse, h, i), sum == 0 ? -kInf : top + std::log(sum));
     }
   });
 }
@@ -151,6 +176,8 @@ struct BackwardRow : Row {
   double lse, delta;  // delta: Σ_j w·∂L/∂w − ∂L/∂lse
 
   BackwardRow(const AttentionBackward& p, const Sequence& s, int64_t h, int64_t i) : Row(p, s, h, i), p(p) {
+    lse = delta = 0;
+    if (!normalises(p.score.map)) return;
     lse = load(p.lse, s.query_row(p.lse, h, i));
     delta = dot(p.dout, dout_row(), p.out, s.query_row(p.out, h, i)) -
             (p.dlse ? load(p.dlse, s.query_row(p.dlse, h, i)) : 0);
@@ -168,10 +195,12 @@ struct Pair {
     const double capped = row.capped(qk), score = row.score(capped, j);
     visible = score != -kInf;
     if (!visible) return;
-    const double all = weight(score, row.lse), kept = row.kept(j);
+    const double all = row.weight(score, row.lse), kept = row.kept(j);
     w = kept * all;
     dp = kept == 0 ? 0 : dot(row.p.dout, row.dout_row(), row.p.value, row.s.key_row(row.p.value, row.kv_head, j));
-    ds = math::Softmax::grad(all, row.gate * kept * dp, row.delta);
+    ds = with_map(row.p.score.map, [&]<class Map>(Map) {
+      return Map::grad((score + row.offset) * Map::kUnit, all, row.gate * kept * dp, row.delta);
+    });
     dx = row.p.score.softcap > 0 ? ds * math::softcap_grad(capped, row.p.score.softcap) : ds;
   }
 };
@@ -279,9 +308,12 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
   each_element(p, context, p.dtemperature, tokens,
                over_pairs(p, [](R row, P pair, int64_t) { return pair.dx * row.p.score.scale * pair.qk; }));
   each_element(p, context, p.dhead_gate, tokens, over_pairs(p, [](R, P pair, int64_t) { return pair.w * pair.dp; }));
+  each_element(p, context, p.dscore_biases, false, [&](Spans in) {
+    return over_pairs(p, [](R, P pair, int64_t) { return pair.ds; })({{}, in.batch, {}, {}});
+  });
   each_element(p, context, p.dsinks, false, [&](Spans in) {
     double sum = 0;
-    each_row(p, {{}, in.batch, {}, {}}, [&](R row) { sum -= weight(row.sink, row.lse) * row.delta; });
+    each_row(p, {{}, in.batch, {}, {}}, [&](R row) { sum -= row.weight(row.sink, row.lse) * row.delta; });
     return sum;
   });
 }
