@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-FLOAT_INPUTS = ("query", "key", "value", "bias", "alibi_slopes", "temperature", "sinks", "head_gate")
+FLOAT_INPUTS = ("query", "key", "value", "bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias")
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Case:
     """One problem. Sizes are per sequence; `lengths_q`/`lengths_k` make it packed and then replace B, Nq and Nk."""
 
     name: str
+    score: str = "softmax"  # sigmoid, relu, relu2, identity
+    score_bias: str | None = None  # neg_log_n, number, heads
     B: int = 1
     Hq: int = 2
     Hk: int = 1
@@ -66,7 +68,7 @@ class Inputs:
 
     @property
     def kwargs(self) -> dict:
-        """Keyword arguments of `softmax_attention`."""
+        """Keyword arguments of `softmax_attention`, or of `attention` for a case with another score map."""
         return {k: t for k, t in self.tensors.items() if k not in ("query", "key", "value")} | self.options
 
     def to(self, device: str) -> Inputs:
@@ -173,6 +175,12 @@ def make(case: Case, device: str = "cpu") -> Inputs:
         tensors["sinks"] = randn(H).to(param)
     if case.head_gate:
         tensors["head_gate"] = (1 + 0.5 * randn(*((H,) if case.head_gate == "head" else rows))).to(param)
+    if case.score != "softmax":
+        options["score"] = case.score
+    if case.score_bias == "heads":
+        tensors["score_bias"] = (-1 + randn(H)).to(param)
+    elif case.score_bias:
+        options["score_bias"] = -1.5 if case.score_bias == "number" else case.score_bias
     for name in ("causal", "window", "scale", "softcap", "dropout_p"):
         if getattr(case, name) != Case.__dataclass_fields__[name].default:
             options[name] = getattr(case, name)
@@ -316,6 +324,34 @@ def _cases() -> list[Case]:
     add("double", dtype="float64", B=2, Hq=4, Hk=2, Nq=20, Nk=33, D=12, Dv=7, causal=True)
     add("double-all", dtype="float64", bias="full", **every)
     add("double-varlen", dtype="float64", causal=True, alibi="batch", **lengths)
+
+    # The other maps differ in a row's arithmetic only: a part of the list for each, without sinks.
+    plain = {c.name: c for c in out if c.dtype == "float32" and "bench" not in c.tags}
+    narrow = (
+        "n17 n65-causal gqa8x2 q200k17-causal bias-neginf bias-bool-causal softcap temperature-head dropout all".split()
+    )
+    narrow += "decode5x1030 values-outliers varlen-causal varlen-all zero-keys zero-sequences layout-sliced".split()
+    wide = narrow + [
+        "n0", "n129", "n259", "d1x40", "d33x96", "d100x192", "d256x160", "d128", "mqa5x1", "q65k129-causal", "q40k1",
+        "decode1x3000", "decode16x1500", "decode-all", "decode-varlen", "bias-full", "bias-head", "bias-keys-causal",
+        "scale", "alibi", "alibi-batch", "temperature", "gate-head", "gate-token", "window-left", "window-causal",
+        "window-long", "window-empty", "all-bool", "values-large", "varlen-rows", "zero-queries", "zero-batch",
+    ]  # fmt: skip
+    biases = ("neg_log_n", "number", "heads", None)
+    for score, names in {"sigmoid": wide, "relu": narrow, "relu2": narrow, "identity": narrow}.items():
+        for at, name in enumerate(names):
+            for dtype in (
+                "float32",
+                *(low if name in ("gqa8x2", "all", "varlen-all", "d100x192", "decode-all") else ()),
+            ):
+                case = dataclasses.replace(plain[f"{name}-float32"], name=f"{score}-{name}-{dtype}", dtype=dtype)
+                out.append(dataclasses.replace(case, score=score, score_bias=biases[at % 4], sinks=False))
+    for name in ("double", "double-all"):
+        case = next(c for c in out if c.name == f"{name}-float64")
+        case = dataclasses.replace(
+            case, name=f"sigmoid-{name}-float64", score="sigmoid", score_bias="heads", sinks=False
+        )
+        out.append(case)
 
     for d in (64, 128):
         kw = dict(Hq=8, Hk=8, Nq=2048, Nk=2048, D=d, Dv=d, tags=("bench",), also=("bfloat16",))

