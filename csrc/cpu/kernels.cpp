@@ -5,6 +5,7 @@
 #include "cpu/attention/entry.h"
 #include "cpu/isa.h"
 #include "cpu/reference/attention.h"
+#include "cpu/reference/linear.h"
 
 SACCADE_DECLARE_ISA(base)
 SACCADE_DECLARE_ISA(avx2)
@@ -59,5 +60,11 @@ const Kernel<AttentionBackward> kBackward[] = {SACCADE_AVX512(AttentionBackward)
 
 KernelList<AttentionForward> cpu_attention() { return {std::begin(kForward), std::end(kForward)}; }
 KernelList<AttentionBackward> cpu_attention_backward() { return {std::begin(kBackward), std::end(kBackward)}; }
+
+KernelList<LinearForward> cpu_linear() { return {&reference_linear, &reference_linear + 1}; }
+KernelList<LinearBackward> cpu_linear_backward() {
+  return {&reference_linear_backward, &reference_linear_backward + 1};
+}
+KernelList<LinearStep> cpu_linear_step() { return {&reference_linear_step, &reference_linear_step + 1}; }
 
 }  // namespace saccade
