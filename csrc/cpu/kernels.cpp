@@ -63,6 +63,7 @@ const Kernel<AttentionForward> kForward[] = {SACCADE_TILED(attention, AttentionF
 const Kernel<AttentionBackward> kBackward[] = {SACCADE_TILED(attention, AttentionBackward)
                                                    reference_attention_backward};
 const Kernel<LinearForward> kLinear[] = {SACCADE_TILED(linear, LinearForward) reference_linear};
+const Kernel<LinearBackward> kLinearBackward[] = {SACCADE_TILED(linear, LinearBackward) reference_linear_backward};
 const Kernel<LinearStep> kLinearStep[] = {SACCADE_TILED(linear, LinearStep) reference_linear_step};
 
 }  // namespace
@@ -71,9 +72,7 @@ KernelList<AttentionForward> cpu_attention() { return {std::begin(kForward), std
 KernelList<AttentionBackward> cpu_attention_backward() { return {std::begin(kBackward), std::end(kBackward)}; }
 
 KernelList<LinearForward> cpu_linear() { return {std::begin(kLinear), std::end(kLinear)}; }
-KernelList<LinearBackward> cpu_linear_backward() {
-  return {&reference_linear_backward, &reference_linear_backward + 1};
-}
+KernelList<LinearBackward> cpu_linear_backward() { return {std::begin(kLinearBackward), std::end(kLinearBackward)}; }
 KernelList<LinearStep> cpu_linear_step() { return {std::begin(kLinearStep), std::end(kLinearStep)}; }
 
 }  // namespace saccade

@@ -120,13 +120,13 @@ void add_states(Linear& a, int64_t batch, std::mt19937& rng) {
   a.final_state = Tensor(DType::f32, shape);
 }
 
-void expect_near(const Tensor& got, const Tensor& wanted, double tolerance, const char* name) {
+void expect_near(const Tensor& got, const Tensor& wanted, double tolerance, const char* name, double noise = 0) {
   double largest = 0;
   for (int64_t i = 0; i < wanted.numel(); ++i)
     if (std::isfinite(wanted.get(i))) largest = std::max(largest, std::abs(wanted.get(i)));
   for (int64_t i = 0; i < wanted.numel(); ++i) {
     const double g = got.get(i), w = wanted.get(i);
-    ASSERT_TRUE(g == w || std::abs(g - w) <= tolerance * (0.1 + largest))
+    ASSERT_TRUE(g == w || std::abs(g - w) <= noise + tolerance * (0.1 + largest))
         << name << "[" << i << "]: " << g << ", " << w;
   }
 }
@@ -145,7 +145,48 @@ void expect_forward(Linear a) {
   EXPECT_EQ(a.final_state.bytes(), serial.final_state.bytes()) << "depends on the threads";
 }
 
-void expect_same_as_reference(const Linear& a, std::mt19937&) { expect_forward(a); }
+double root_mean_square(const Tensor& t) {
+  double sum = 0;
+  for (int64_t i = 0; i < t.numel(); ++i) sum += t.get(i) * t.get(i);
+  return t.numel() ? std::sqrt(sum / static_cast<double>(t.numel())) : 0;
+}
+
+/// Of a decay's gradient: a sum of q·dq − k·dk over later tokens, whose roundings stay when the terms cancel; summed
+/// over the tokens once more for a decay per head.
+double decay_noise(const Linear& a) {
+  const auto terms = static_cast<double>(a.query.numel());
+  const double n = a.log_decay.shape().size() == 1 ? terms / (a.query.shape().back() * a.query.shape()[1]) : 1;
+  return 0x1p-23 * n * std::sqrt(terms) * root_mean_square(a.query) * root_mean_square(a.dquery);
+}
+
+void expect_backward(Linear a, std::mt19937& rng) {
+  const auto like = [](const Tensor& t) {
+    Tensor copy = t;
+    if (copy) copy.fill(kNaN);
+    return copy;
+  };
+  run(a, plain());
+  a.dout = normal(a.query.dtype(), a.out.shape(), rng);
+  if (a.final_state) a.dfinal_state = normal(DType::f32, a.final_state.shape(), rng);
+  a.dquery = like(a.query), a.dkey = like(a.key), a.dvalue = like(a.value), a.dlog_decay = like(a.log_decay);
+  a.dinitial_state = like(a.initial_state);
+  Linear wanted = a, serial = a;
+  ASSERT_EQ(chosen(a.backward()), "cpu." + cpu_isa() + ".linear");
+  run_backward(wanted, plain()), run_backward(a, pool_context(16)), run_backward(serial, Context{});
+  const double tolerance = tolerance_of(a.query.dtype());
+  for (const auto& [name, gradient, t, noise] :
+       {std::tuple{"dquery", &Linear::dquery, tolerance, 0.0},
+        {"dkey", &Linear::dkey, tolerance, 0.0},
+        {"dvalue", &Linear::dvalue, tolerance, 0.0},
+        {"dlog_decay", &Linear::dlog_decay, 1e-5, a.log_decay ? decay_noise(wanted) : 0.0},
+        {"dinitial_state", &Linear::dinitial_state, 1e-5, 0.0}}) {
+    if (!(a.*gradient)) continue;
+    expect_near(a.*gradient, wanted.*gradient, t, name, noise);
+    EXPECT_EQ((a.*gradient).bytes(), (serial.*gradient).bytes()) << name << " depends on the threads";
+  }
+}
+
+void expect_same_as_reference(const Linear& a, std::mt19937& rng) { expect_forward(a), expect_backward(a, rng); }
 
 TEST(Tiled, LinearDecays) {
   std::mt19937 rng(11);
