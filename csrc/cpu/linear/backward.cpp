@@ -62,7 +62,7 @@ struct Backward {
   StoreRow store_f32 = store_row<math::F32>;
 
   Operand operand(const TensorView& t, int64_t b, int64_t h, int64_t width, int64_t columns, float scale = 1) const {
-    return {n.rows(t, b, h), width, columns, scale, load};
+    return {n.rows(t, b, h), width, columns, scale, load, dtype_size(t.dtype)};
   }
   Operand dout(int64_t b, int64_t h, int64_t columns, float scale) const {
     Operand d = operand(p.dout, b, h, n.value_dim, columns, scale);
@@ -80,7 +80,7 @@ struct Backward {
     s.query = operand(p.query, b, h, n.dim, n.dim, static_cast<float>(p.scale));
     s.key = operand(p.key, b, h, n.dim, n.dim);
     s.value = operand(p.value, b, h, 0, 1);
-    s.out = {n.rows(plan.factor, b, h), 1, store_f32};
+    s.out = {n.rows(plan.factor, b, h), 1, store_f32, 4};
     s.decay = decay_of(n, p.log_decay, b, h);
     s.initial = p.initial_state;  // its last column
     if (s.initial) s.initial.data = static_cast<float*>(s.initial.data) + n.value_dim * s.initial.stride[3];
@@ -98,7 +98,7 @@ struct Backward {
       s.query = dout(b, h, c, scale);
       s.key = operand(p.value, b, h, n.value_dim, c);
       s.value = operand(p.key, b, h, d, d);
-      s.out = {n.rows(plan.dquery, b, h), d, store_f32};
+      s.out = {n.rows(plan.dquery, b, h), d, store_f32, 4};
       s.initial = p.initial_state, s.final = plan.final_state;
       s.transposed = true;
       return s;
@@ -109,14 +109,14 @@ struct Backward {
       s.query = operand(p.key, b, h, d, d);
       s.key = operand(p.query, b, h, d, d);
       s.value = dout(b, h, c, scale);
-      s.out = {n.rows(plan.dvalue, b, h), n.value_dim, store_f32};
+      s.out = {n.rows(plan.dvalue, b, h), n.value_dim, store_f32, 4};
       s.initial = p.dfinal_state, s.final = p.dinitial_state;
     } else {
       s.d = c, s.e = d;
       s.query = operand(p.value, b, h, n.value_dim, c);
       s.key = dout(b, h, c, scale);
       s.value = operand(p.query, b, h, d, d);
-      s.out = {n.rows(plan.dkey, b, h), d, store_f32};
+      s.out = {n.rows(plan.dkey, b, h), d, store_f32, 4};
       s.initial = p.dfinal_state;
       s.transposed = true;
     }

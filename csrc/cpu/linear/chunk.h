@@ -38,6 +38,7 @@ struct Operand {
   int64_t width, columns;
   float scale;
   LoadRow load_row;
+  int64_t element;  // bytes
   Rows factor = kNoRows, extra = kNoRows;
 
   void load(int64_t r, float* to) const {
@@ -53,6 +54,7 @@ struct Output {
   Rows rows;
   int64_t width;
   StoreRow store_row;
+  int64_t element;  // bytes
   bool normalize = false;
   float epsilon = 0;
 };
@@ -103,6 +105,27 @@ inline void scale_row(float* x, float f, int64_t n) {
   for (int64_t c = 0; c < n; c += kWidth) (Vec::load(x + c) * Vec(f)).store(x + c);
 }
 
+/// Asks for the next chunk's rows, evenly spread over the arithmetic: read in bursts they would stop the core.
+struct Ahead {
+  struct Stream {
+    const char* row;
+    int64_t step, bytes;
+  } stream[4];
+  int streams = 0;
+  int64_t left = 0, at_once = 1;
+
+  void add(const Rows& rows, int64_t r, int64_t width, int64_t element) {
+    if (rows.col == 1) stream[streams++] = {rows.data + r * rows.row * element, rows.row * element, width * element};
+  }
+  SACCADE_FN void ask() {
+    for (int64_t n = left < at_once ? left : at_once; n > 0; --n, --left)
+      for (int i = 0; i < streams; ++i) {
+        for (int64_t byte = 0; byte < stream[i].bytes; byte += 64) __builtin_prefetch(stream[i].row + byte, 0, 2);
+        stream[i].row += stream[i].step;
+      }
+  }
+};
+
 /// Buffers of one worker and the arithmetic on them.
 struct Chunk {
   float *query, *key, *value, *out;                  // [chunk][kStride]
@@ -116,6 +139,7 @@ struct Chunk {
   float total;
   int64_t count;
   bool finite;
+  Ahead ahead;
 
   static Chunk make(Arena& a, int64_t chunk, int64_t widest, int64_t state, bool channel) {
     Chunk c{};
@@ -183,12 +207,28 @@ struct Chunk {
       }
   }
 
+  /// The rows of steps [t, end) will be needed next.
+  void expect(const Scan& s, int64_t t, int64_t end, bool outputs) {
+    ahead.streams = 0;
+    ahead.left = end - t;
+    if (ahead.left <= 0) return;
+    const int64_t calls = 2 * pieces(count, kMr) * pieces(s.e, kNr);
+    ahead.at_once = pieces(ahead.left, calls);
+    ahead.add(s.key.rows, t, s.key.width, s.key.element);
+    ahead.add(s.value.rows, t, s.value.width, s.value.element);
+    if (!outputs) return;
+    ahead.add(s.query.rows, t, s.query.width, s.query.element);
+    ahead.add(s.out.rows, t, s.out.width, s.out.element);
+  }
+
   /// out += query · (the state before the chunk)
   void add_state(const Scan& s, const float* state) {
     for (int64_t c = 0; c < s.e; c += kNr)
-      for (int64_t r = 0; r < count; r += kMr)
+      for (int64_t r = 0; r < count; r += kMr) {
         tile<true, kStride, 1>(strip(r, count), panel_vectors(c, s.e), s.d, query + r * kStride, state + c, s.ld(),
                                out + r * kStride + c, kStride);
+        ahead.ask();
+      }
   }
   /// As query sees it: with decay on the values' channels, decayed to the reference, into `before`.
   const float* seen(const Scan& s, const float* state) {
@@ -210,11 +250,13 @@ struct Chunk {
   }
   /// to (+)= keyᵀ · value
   template <bool kAdd>
-  void add_tokens(const Scan& s, float* to) const {
+  void add_tokens(const Scan& s, float* to) {
     for (int64_t c = 0; c < s.e; c += kNr)
-      for (int64_t r = 0; r < s.d; r += kMr)
+      for (int64_t r = 0; r < s.d; r += kMr) {
         tile<kAdd, 1, kStride>(strip(r, s.d), panel_vectors(c, s.e), count, key + r, value + c, kStride,
                                to + r * s.ld() + c, s.ld());
+        ahead.ask();
+      }
   }
 
   void store(const Scan& s, int64_t t) {
@@ -310,6 +352,7 @@ struct Chunk {
           tile_nonfinite<kScoreStride, 1>(rows, vectors, r + rows, score + r * kScoreStride, value + c, kStride, to,
                                           kStride);
         }
+        ahead.ask();
       }
   }
   static void scale_row_to_zero(float* x, int vectors) {

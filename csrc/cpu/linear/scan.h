@@ -104,6 +104,8 @@ inline void write_state(const Scan& s, const float* state) {
 /// Steps [t, end) on the state itself; decay per channel may need several chunks.
 inline void walk(const Scan& s, Chunk& w, float* state, int64_t t, int64_t end, bool outputs, bool global) {
   for (; t < end; t += w.count) {
+    w.count = end - t;
+    w.expect(s, end, 2 * end - t < s.count ? 2 * end - t : s.count, outputs);
     w.load(s, t, end - t, outputs);
     if (outputs) {
       w.add_state(s, w.seen(s, state));
@@ -121,6 +123,7 @@ inline void walk(const Scan& s, Chunk& w, float* state, int64_t t, int64_t end, 
 /// Queries [t, end) of a global scan against the final state.
 inline void look_up(const Scan& s, Chunk& w, const float* state, int64_t t, int64_t end) {
   w.count = end - t;
+  w.ahead.left = 0;
   for (int64_t i = 0; i < w.count; ++i) {
     s.query.load(t + i, w.query + i * kStride);
     for (int64_t c = 0; c < s.e; c += kWidth) Vec(0.0f).store(w.out + i * kStride + c);
@@ -133,6 +136,7 @@ inline void look_up(const Scan& s, Chunk& w, const float* state, int64_t t, int6
 inline void link(const Scan& s, Chunk& w, float* state, std::atomic<int64_t>& turn, int64_t index, int64_t t,
                  int64_t end, bool outputs) {
   w.count = 0;
+  w.ahead.left = 0;
   if (t < end) w.load(s, t, end - t, outputs);
   const bool whole = t + w.count == end;
   if (whole && t < end) w.add_tokens<false>(s, w.local);
