@@ -10,7 +10,6 @@ namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
 enum Kind { kQuery, kValue, kKey, kKinds };
-constexpr int64_t kReduceRows = 64;
 
 struct BackwardPlan {
   ScanPlan scans, denominators;

@@ -6,13 +6,13 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-inline bool zero_stride(const TensorView& t, int axis) { return t.shape[axis] == 1; }
+inline bool shared(const TensorView& t, int axis) { return t.shape[axis] == 1; }
 
 inline Decay decay_of(const Tokens& n, const TensorView& g, int64_t b, int64_t h) {
   Decay d;
   if (!g || n.count(b) == 0) return d;
   d.channels = g.shape[g.rank - 1];
-  d.per = d.channels > 1 ? DecayPer::channel : zero_stride(g, n.packed ? 0 : 2) ? DecayPer::head : DecayPer::token;
+  d.per = d.channels > 1 ? DecayPer::channel : shared(g, n.packed ? 0 : 2) ? DecayPer::head : DecayPer::token;
   d.rows = n.rows(g, b, h);
   return d;
 }

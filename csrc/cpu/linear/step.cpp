@@ -1,4 +1,3 @@
-#include "cpu/linear/entry.h"
 #include "cpu/linear/tokens.h"
 
 // One token: every element of the state is read and written once, so memory sets the pace.
