@@ -1,0 +1,158 @@
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+
+// Fragments of warp-wide matrices, m rows or n columns by k (PTX ISA, "Matrix Fragments for mma.*").
+//
+// Counted in words (32 bits; 64 for f64) every fragment lies alike: lane 4 g + t holds, in register r of a 16-row A,
+// the word of row g + 8 (r & 1) and word column t + 4 (r >> 1); of an 8-row A or of B, that of row (B: column) g and
+// word column t + 4 r. Elements of a word are consecutive along k. An accumulator's register i holds row g + 8 (i >>
+// 1), column 2 t + (i & 1). So a register array, indexed by lane, is 8 rows of 4 words, and nothing is moved to get a
+// matrix.
+namespace emu::fragment {
+
+/// Element types: how many a word has, and element e of it, exactly.
+struct Bf16 {
+  static constexpr int kCount = 2;
+  static float get(uint32_t word, int e) { return std::bit_cast<float>(e ? word & 0xffff0000u : word << 16); }
+};
+struct F16 {
+  static constexpr int kCount = 2;
+  static float of(uint32_t half) {
+    const uint32_t magnitude = (half & 0x7fff) << 13;
+    const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+    const uint32_t special = magnitude >= 0x7c00u << 13 ? 0x7f800000u : 0u;
+    return std::bit_cast<float>(scaled | special | (half & 0x8000) << 16);
+  }
+  static float get(uint32_t word, int e) { return of(e ? word >> 16 : word & 0xffff); }
+};
+struct Tf32 {  // hardware ignores the low 13 bits
+  static constexpr int kCount = 1;
+  static float get(uint32_t word, int) { return std::bit_cast<float>(word & 0xffffe000u); }
+};
+struct E5m2 {
+  static constexpr int kCount = 4;
+  static float get(uint32_t word, int e) { return F16::of(word >> 8 * e << 8 & 0xff00); }
+};
+struct E4m3 {
+  static constexpr int kCount = 4;
+  static float get(uint32_t word, int e) {
+    const uint32_t byte = word >> 8 * e, magnitude = byte & 0x7f;
+    const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120f);
+    const uint32_t special = magnitude == 0x7f ? 0x7f800000u : 0u;
+    return std::bit_cast<float>(scaled | special | (byte & 0x80) << 24);
+  }
+};
+template <int kBits, bool kSigned>
+struct Integer {
+  static constexpr int kCount = 32 / kBits;
+  static float get(uint32_t word, int e) {
+    const uint32_t top = word << (32 - kBits - kBits * e);
+    return kSigned ? static_cast<float>(static_cast<int32_t>(top) >> (32 - kBits))
+                   : static_cast<float>(static_cast<int32_t>(top >> (32 - kBits)));
+  }
+};
+
+/// Element e of the lanes' words.
+template <class Format, class Real>
+inline void widen(const uint32_t* words, int e, Real* out) {
+  for (int l = 0; l < 32; ++l) out[l] = Format::get(words[l], e);
+}
+
+/// B's register, 8 columns of 4 words, to 4 word rows of 8 columns, the even columns first: as an accumulator's two
+/// registers of a row follow one another.
+template <class Word>
+inline void turn(const Word* in, Word* out) {
+  for (int j = 0; j < 4; ++j) {
+    for (int n = 0; n < 8; ++n) out[j * 8 + (n & 1) * 4 + (n >> 1)] = in[n * 4 + j];
+  }
+}
+
+template <class Real>
+struct Vector;
+template <>
+struct Vector<double> {
+  using Type [[gnu::vector_size(32)]] = double;
+};
+template <>
+struct Vector<float> {
+  using Type [[gnu::vector_size(32)]] = float;
+};
+
+template <class Real>
+inline void add_product(typename Vector<Real>::Type& sum, Real a, const typename Vector<Real>::Type& b) {
+#ifdef __FMA__
+  if constexpr (sizeof(Real) == 8)
+    sum = _mm256_fmadd_pd(_mm256_set1_pd(a), b, sum);
+  else
+    sum = _mm256_fmadd_ps(_mm256_set1_ps(a), b, sum);
+#else
+  sum += a * b;  // only f64's products are inexact; there the second rounding is within any tolerance
+#endif
+}
+
+/// c[row half][column parity][lane] += A B of kRows (8, 16) by k = kBlocks 4 kCount: a[e][register][lane] as widened,
+/// b[e][register][4][8] as turned and widened. k runs with e slowest: the order of a sum is not defined.
+template <class Real, int kRows, int kBlocks, int kCount>
+inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[kBlocks][32], Real (*c)[2][32]) {
+  using V = typename Vector<Real>::Type;
+  constexpr int kParts = 8 * sizeof(Real) / sizeof(V), kHalves = kRows / 8, kStep = 4;
+  for (int half = 0; half < kHalves; ++half) {
+    for (int m = 0; m < 8; m += kStep) {
+      V sum[kStep][kParts];
+#pragma GCC unroll 4
+      for (int i = 0; i < kStep; ++i) {
+        Real row[8];
+        for (int n = 0; n < 8; ++n) row[n] = c[half][n >> 2][(m + i) * 4 + (n & 3)];
+        __builtin_memcpy(sum[i], row, sizeof row);
+      }
+      for (int e = 0; e < kCount; ++e) {
+        for (int block = 0; block < kBlocks; ++block) {
+          const Real* lanes = a[e][block * kHalves + half] + m * 4;
+          for (int j = 0; j < 4; ++j) {
+            V column[kParts];
+            for (int p = 0; p < kParts; ++p)
+              column[p] = *reinterpret_cast<const V*>(b[e][block] + j * 8 + p * (8 / kParts));
+#pragma GCC unroll 4
+            for (int i = 0; i < kStep; ++i) {
+#pragma GCC unroll 2
+              for (int p = 0; p < kParts; ++p) add_product<Real>(sum[i][p], lanes[i * 4 + j], column[p]);
+            }
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kStep; ++i) {
+        Real row[8];
+        __builtin_memcpy(row, sum[i], sizeof row);
+        for (int n = 0; n < 8; ++n) c[half][n >> 2][(m + i) * 4 + (n & 3)] = row[n];
+      }
+    }
+  }
+}
+
+/// Rounds once. A NaN becomes hardware's canonical one. (No branch and no comparison of floats: these would not
+/// vectorise.)
+inline uint32_t to_f32(double x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fffffffu : bits;
+}
+inline uint32_t to_f16(double x) {
+  constexpr int64_t kExponent = int64_t{0x7ff} << 52, kOverflow = int64_t{1023 + 16} << 52,
+                    kNormal = int64_t{1023 - 14} << 52;
+  const auto bits = std::bit_cast<int64_t>(x);
+  const int64_t size = bits & INT64_MAX, bounded = size < kOverflow ? size : kOverflow;
+  const int64_t binade = bounded & kExponent;
+  // Adding 2^42 units of f16's last place (2^-10 of the binade, at least 2^-24) leaves no finer digits.
+  const double shift = std::bit_cast<double>((binade > kNormal ? binade : kNormal) + (int64_t{42} << 52));
+  const float rounded = static_cast<float>(std::bit_cast<double>(bounded) + shift - shift);
+  const uint32_t half = std::bit_cast<uint32_t>(rounded * 0x1p-112f) >> 13;
+  const uint32_t value = half | (static_cast<uint32_t>(bits >> 48) & 0x8000);
+  return size > kExponent ? 0x7fffu : value;
+}
+
+}  // namespace emu::fragment
