@@ -131,7 +131,11 @@ class Decoder {
   /// Copies to memory that lives as long as the program.
   const Place* list(const std::vector<Place>&);
   template <class T>
-  const T* keep(T value);
+  const T* keep(T value) {
+    auto copy = std::make_shared<T>(std::move(value));
+    own(copy);
+    return copy.get();
+  }
   uint32_t label(const ptx::Operand&);  // index of the instruction
   /// Size in bytes of the register an operand names.
   int reg_bytes(const ptx::Operand&);
@@ -139,6 +143,9 @@ class Decoder {
 
   Decoder(const ptx::Statement& s, Program& p) : s(s), program(p) {}
   Program& program;
+
+ private:
+  void own(std::shared_ptr<void>);
 };
 
 struct Family {
@@ -269,6 +276,8 @@ inline uint64_t linear(const Dim3& i, const Dim3& n) { return i.x + uint64_t{n.x
 void finish_async(Cta&);
 /// fence.proxy.*, fence.mbarrier_init: the forms of `fence` that async.cpp knows. False: not one of them.
 bool decode_fence_async(Decoder&, Inst&);
+/// st.async, red.async: the forms of `st` and `red` that bulk.cpp knows. False: not one of them.
+bool decode_store_async(Decoder&, Inst&);
 /// bar.warp.sync: the form of `bar` that warp.cpp knows. False: not that.
 bool decode_bar_warp(Decoder&, Inst&);
 

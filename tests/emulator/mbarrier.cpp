@@ -274,10 +274,6 @@ Mbarrier& mbarrier_at(Warp& w, const Inst& i, int lane, const SharedPlace& place
   return b;
 }
 
-Mbarrier& mbarrier_of_bulk(Warp& w, const Inst& i, int lane, uint64_t address) {
-  return mbarrier_at(w, i, lane, shared_place(w, i, lane, address));
-}
-
 void mbarrier_defer(Mbarrier& b, PendingPtr p) {
   b.deferred_bytes += p->bytes;
   b.deferred_arrivals += p->arrivals;
