@@ -1,5 +1,4 @@
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -95,25 +94,14 @@ Flow each(Warp& w, const Inst& i, Mask lanes) {
                                              std::make_index_sequence<std::tuple_size_v<Values>>{});
 }
 
-/// Place of a source of type T, whose register must have T's size (8-bit values live in 16 bits).
+/// Places of operands of type T, whose registers must have T's size; 8-bit values live in 16 bits.
 template <class T>
 Place source(Decoder& d, const ptx::Operand& o) {
-  if constexpr (std::is_same_v<T, Bit>) {
-    return d.src(o, 0);
-  } else {
-    const int bytes = sizeof(T) == 1 ? 2 : sizeof(T);
-    if (o.kind == ptx::Operand::Kind::reg && std::max(d.reg_bytes(o), 2) != bytes)
-      d.unknown("operand " + o.text + " has " + std::to_string(d.reg_bytes(o)) + " bytes, not " +
-                std::to_string(bytes));
-    return d.src(o, bytes);
-  }
+  return d.src(o, std::is_same_v<T, Bit> ? 0 : sizeof(T));
 }
 template <class T>
 Place destination(Decoder& d, const ptx::Operand& o) {
-  const int bytes = sizeof(T) == 1 ? 2 : sizeof(T);
-  if (!std::is_same_v<T, Bit> && o.kind == ptx::Operand::Kind::reg && std::max(d.reg_bytes(o), 2) != bytes)
-    d.unknown("operand " + o.text + " has " + std::to_string(d.reg_bytes(o)) + " bytes, not " + std::to_string(bytes));
-  const Place p = d.dst(o);
+  const Place p = d.dst(o, std::is_same_v<T, Bit> ? 0 : sizeof(T));
   if (p == kNoPlace) d.unknown("no destination");
   return p;
 }
