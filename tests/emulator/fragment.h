@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include "formats.h"
+
 // Fragments of warp-wide matrices, m rows or n columns by k (PTX ISA, "Matrix Fragments for mma.*").
 //
 // Counted in words (32 bits; 64 for f64) every fragment lies alike: lane 4 g + t holds, in register r of a 16-row A,
@@ -16,36 +18,15 @@
 namespace emu::fragment {
 
 /// Element types: how many a word has, and element e of it, exactly.
-struct Bf16 {
-  static constexpr int kCount = 2;
-  static float get(uint32_t word, int e) { return std::bit_cast<float>(e ? word & 0xffff0000u : word << 16); }
+template <class Format>
+struct Float {
+  static constexpr int kBits = 1 + Format::exponent + Format::mantissa, kCount = 32 / kBits;
+  static float get(uint32_t word, int e) { return decode<Format>(word >> kBits * e & ((1u << kBits) - 1)); }
 };
-struct F16 {
-  static constexpr int kCount = 2;
-  static float of(uint32_t half) {
-    const uint32_t magnitude = (half & 0x7fff) << 13;
-    const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
-    const uint32_t special = magnitude >= 0x7c00u << 13 ? 0x7f800000u : 0u;
-    return std::bit_cast<float>(scaled | special | (half & 0x8000) << 16);
-  }
-  static float get(uint32_t word, int e) { return of(e ? word >> 16 : word & 0xffff); }
-};
-struct Tf32 {  // hardware ignores the low 13 bits
+template <>
+struct Float<Tf32> {  // hardware ignores the low 13 bits
   static constexpr int kCount = 1;
   static float get(uint32_t word, int) { return std::bit_cast<float>(word & 0xffffe000u); }
-};
-struct E5m2 {
-  static constexpr int kCount = 4;
-  static float get(uint32_t word, int e) { return F16::of(word >> 8 * e << 8 & 0xff00); }
-};
-struct E4m3 {
-  static constexpr int kCount = 4;
-  static float get(uint32_t word, int e) {
-    const uint32_t byte = word >> 8 * e, magnitude = byte & 0x7f;
-    const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120f);
-    const uint32_t special = magnitude == 0x7f ? 0x7f800000u : 0u;
-    return std::bit_cast<float>(scaled | special | (byte & 0x80) << 24);
-  }
 };
 template <int kBits, bool kSigned>
 struct Integer {

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "fragment.h"
+#include "lanes.h"
 #include "machine.h"
 #include "memory.h"
 
@@ -39,7 +40,7 @@ struct F16Pair {
   using Real = double;
   static constexpr int kRegisters = 1;
   static void load(Warp& w, const Place* place, int half, Real (*c)[32]) {
-    for (int p = 0; p < 2; ++p) widen<F16>(w.at<uint32_t>(place[half]), p, c[p]);
+    for (int p = 0; p < 2; ++p) widen<Float<F16>>(w.at<uint32_t>(place[half]), p, c[p]);
   }
   static void store(Warp& w, const Place* place, int half, const Real (*c)[32]) {
     uint32_t* out = w.at<uint32_t>(place[half]);
@@ -174,21 +175,21 @@ constexpr Form form_bits(std::string_view shape) {
       form_int<rows, blocks, bits, true, false>(shape, "s" #bits, "u" #bits), \
       form_int<rows, blocks, bits, false, true>(shape, "u" #bits, "s" #bits), \
       form_int<rows, blocks, bits, false, false>(shape, "u" #bits, "u" #bits)
-#define FORMS_F8(blocks, shape, c, name)                            \
-  form<16, blocks, E4m3, E4m3, c>(shape, "e4m3", "e4m3", name),     \
-      form<16, blocks, E4m3, E5m2, c>(shape, "e4m3", "e5m2", name), \
-      form<16, blocks, E5m2, E4m3, c>(shape, "e5m2", "e4m3", name), \
-      form<16, blocks, E5m2, E5m2, c>(shape, "e5m2", "e5m2", name)
+#define FORMS_F8(blocks, shape, c, name)                                          \
+  form<16, blocks, Float<E4m3>, Float<E4m3>, c>(shape, "e4m3", "e4m3", name),     \
+      form<16, blocks, Float<E4m3>, Float<E5m2>, c>(shape, "e4m3", "e5m2", name), \
+      form<16, blocks, Float<E5m2>, Float<E4m3>, c>(shape, "e5m2", "e4m3", name), \
+      form<16, blocks, Float<E5m2>, Float<E5m2>, c>(shape, "e5m2", "e5m2", name)
 
 constexpr Form kForms[] = {
-    form<16, 1, F16, F16, F16Pair>("m16n8k8", "f16", "f16", "f16"),
-    form<16, 2, F16, F16, F16Pair>("m16n8k16", "f16", "f16", "f16"),
-    form<16, 1, F16, F16, F32>("m16n8k8", "f16", "f16", "f32"),
-    form<16, 2, F16, F16, F32>("m16n8k16", "f16", "f16", "f32"),
-    form<16, 1, Bf16, Bf16, F32>("m16n8k8", "bf16", "bf16", "f32"),
-    form<16, 2, Bf16, Bf16, F32>("m16n8k16", "bf16", "bf16", "f32"),
-    form<16, 1, Tf32, Tf32, F32>("m16n8k4", "tf32", "tf32", "f32"),
-    form<16, 2, Tf32, Tf32, F32>("m16n8k8", "tf32", "tf32", "f32"),
+    form<16, 1, Float<F16>, Float<F16>, F16Pair>("m16n8k8", "f16", "f16", "f16"),
+    form<16, 2, Float<F16>, Float<F16>, F16Pair>("m16n8k16", "f16", "f16", "f16"),
+    form<16, 1, Float<F16>, Float<F16>, F32>("m16n8k8", "f16", "f16", "f32"),
+    form<16, 2, Float<F16>, Float<F16>, F32>("m16n8k16", "f16", "f16", "f32"),
+    form<16, 1, Float<Bf16>, Float<Bf16>, F32>("m16n8k8", "bf16", "bf16", "f32"),
+    form<16, 2, Float<Bf16>, Float<Bf16>, F32>("m16n8k16", "bf16", "bf16", "f32"),
+    form<16, 1, Float<Tf32>, Float<Tf32>, F32>("m16n8k4", "tf32", "tf32", "f32"),
+    form<16, 2, Float<Tf32>, Float<Tf32>, F32>("m16n8k8", "tf32", "tf32", "f32"),
     FORMS_F8(1, "m16n8k16", F32, "f32"),
     FORMS_F8(2, "m16n8k32", F32, "f32"),
     FORMS_F8(1, "m16n8k16", F16Pair, "f16"),
@@ -219,27 +220,24 @@ const Form* find(const Form (&forms)[N], std::string_view shape, std::string_vie
 }
 
 void decode_mma(Decoder& d, Inst& inst) {
-  // mma.sync.aligned.shape.row.col{.satfinite}.d.a.b.c{.xor.popc | .and.popc}
-  const auto& mods = d.s.mods;
+  // mma.sync.aligned.shape.row.col{.satfinite}.d.a.b.c{.satfinite}{.rn}{.xor.popc | .and.popc}
+  Mods mods(d);
   if (d.has("sp") || d.has("sp::ordered_metadata")) d.unknown("sparse mma is not supported");
-  if (!d.has("sync") || !d.has("aligned") || mods.size() < 9 || d.s.args.size() != 4) d.unknown("not a form of mma");
-  if (mods[3] != "row" || mods[4] != "col") d.unknown("mma of these layouts (m8n8k4's f16 form) is not supported");
-  size_t at = 5;
-  const bool saturate = mods[at] == "satfinite";
-  if (saturate) ++at;
-  if (mods.size() < at + 4) d.unknown("not a form of mma");
-  const std::string_view shape = mods[2], type_d = mods[at], a = mods[at + 1], b = mods[at + 2], c = mods[at + 3];
-  at += 4;
-  if (type_d != c) d.unknown("mma with different types of C and D");
+  if (!mods.take("sync") || !mods.take("aligned") || d.s.mods.size() < 9 || d.s.args.size() != 4)
+    d.unknown("not a form of mma");
+  if (!mods.take("row") || !mods.take("col")) d.unknown("mma of these layouts (m8n8k4 of f16) is not supported");
+  const std::string_view shape = d.s.mods[2], type_d = mods.type(), a = mods.type(), b = mods.type(), c = mods.type();
+  if (!mods.take(shape) || type_d != c) d.unknown("mma with different types of C and D");
+  const bool saturate = mods.take("satfinite");
   const Form* form = nullptr;
   if (a != "b1") {
-    if (mods.size() == at) form = find(kForms, shape, a, b, c);
-  } else if (mods.size() == at + 2 && mods[at + 1] == "popc" && mods[at] == "xor") {
-    form = find(kXorForms, shape, a, b, c);
-  } else if (mods.size() == at + 2 && mods[at + 1] == "popc" && mods[at] == "and") {
-    form = find(kAndForms, shape, a, b, c);
+    if (a == "f64") mods.take("rn");
+    form = find(kForms, shape, a, b, c);
+  } else if (const int op = mods.pick({"xor", "and"}); op >= 0 && mods.take("popc")) {
+    form = op == 0 ? find(kXorForms, shape, a, b, c) : find(kAndForms, shape, a, b, c);
   }
   if (!form || (saturate && !form->saturated)) d.unknown("mma of this shape and these types");
+  mods.done();
 
   const int word = a == "f64" ? 8 : 4;
   std::vector<Place> places;
@@ -248,7 +246,7 @@ void decode_mma(Decoder& d, Inst& inst) {
     if ((many ? static_cast<int>(o.items.size()) : 1) != count) d.unknown("mma: wrong number of registers");
     for (int i = 0; i < count; ++i) {
       const ptx::Operand& item = many ? o.items[i] : o;
-      places.push_back(destination ? d.dst(item) : d.src(item, word));
+      places.push_back(destination ? d.dst(item, word) : d.src(item, word));
       if (places.back() == kNoPlace) d.unknown("mma: `_` is no operand");
     }
   };

@@ -27,8 +27,7 @@ void each_group(Warp& w, const Inst& inst, Mask lanes, F f) {
   const uint32_t* members = w.at<uint32_t>(inst.mask_slot);
   for (Mask left = lanes; left != 0;) {
     const int lane = std::countr_zero(left);
-    const Mask group = members[lane] & lanes;
-    if (!(group >> lane & 1)) throw Fault(where(w, inst, lane) + ": the membermask does not name the lane itself");
+    const Mask group = (members[lane] & lanes) | Mask{1} << lane;
     f(group);
     left &= ~group;
   }
