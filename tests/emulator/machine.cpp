@@ -1,0 +1,526 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "memory.h"
+#include "state.h"
+
+namespace emu {
+
+void keep_counts(const Grid&, const std::vector<Counts>&);  // counts.cpp
+std::string barrier_state(const Warp&, Mask);               // control.cpp
+
+Mask active(const Warp& w) { return w.state->group().mask; }
+std::byte* local(Warp& w, int lane) { return w.state->local + lane * w.state->program->local_bytes; }
+
+namespace {
+std::string coordinates(const Dim3& d) {
+  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+}
+std::string lanes_text(Mask m) {
+  if (m == kAllLanes) return "all lanes";
+  std::string out;
+  for (int l = 0; l < kLanes; ++l) {
+    if (!(m >> l & 1)) continue;
+    int last = l;
+    while (last + 1 < kLanes && (m >> (last + 1) & 1)) ++last;
+    out += (out.empty() ? "" : ", ") + std::to_string(l) + (last > l ? "-" + std::to_string(last) : "");
+    l = last;
+  }
+  return (std::popcount(m) == 1 ? "lane " : "lanes ") + out;
+}
+std::string line_text(const Program& p, int line) {
+  return "line " + std::to_string(line) + ": " + std::string(ptx::source_line(*p.module, line));
+}
+
+// Every group of a warp: where it stands and why.
+std::string standing(const Warp& w) {
+  const Warp::State& s = *w.state;
+  std::string out;
+  for (int i = 0; i < s.count; ++i) {
+    const Group& g = s.groups[i];
+    const Inst& in = s.program->code[g.pc];
+    out += "\n  CTA " + coordinates(w.cta->id) + ", warp " + std::to_string(w.index) + ", " + lanes_text(g.mask) +
+           ", " + line_text(*s.program, in.line);
+    if (g.waits == Waits::converge) out += " [waits for lanes of its warp]";
+    if (g.waits == Waits::handler) out += " [waits" + barrier_state(w, g.mask) + "]";
+  }
+  return out;
+}
+}  // namespace
+
+std::string where(const Warp& w, const Inst& in, int lane) {
+  const Program& p = *w.state->program;
+  return p.function->name + ", CTA " + coordinates(w.cta->id) + ", warp " + std::to_string(w.index) +
+         (lane >= 0 ? ", lane " + std::to_string(lane) : "") + ", " + line_text(p, in.line);
+}
+
+void Warp::State::move(Mask lanes, uint32_t pc) {
+  Group& g = group();
+  if (g.mask == lanes) {
+    g.pc = pc;
+    return;
+  }
+  g.mask &= ~lanes;
+  groups[count++] = {pc, lanes, 0, Waits::no};
+}
+
+namespace {
+
+constexpr uint32_t kSpinsBeforeRotating = 2048;
+
+enum class Stop : uint8_t { quantum, waits, yields, finished };
+
+void merge(Warp::State& s) {
+  for (int i = 0; i < s.count; ++i)
+    for (int j = i + 1; j < s.count;) {
+      if (s.groups[j].pc != s.groups[i].pc || s.groups[i].waits >= Waits::handler ||
+          s.groups[j].waits >= Waits::handler) {
+        ++j;
+        continue;
+      }
+      s.groups[i].mask |= s.groups[j].mask;
+      s.groups[i].waits = Waits::no;
+      s.groups[i].spins = 0;
+      s.groups[j] = s.groups[--s.count];
+    }
+}
+
+/// One warp for up to `quantum` instructions.
+class Runner {
+ public:
+  Runner(Program& p, Counts& counts, const Grid& grid)
+      : code_(p.code.data()), state_(*p.state), counts_(counts), max_steps_(grid.max_steps) {}
+
+  Stop run(Warp& w, int64_t quantum) {
+    Warp::State& s = *w.state;
+    for (int i = 0; i < s.count; ++i)
+      if (s.groups[i].waits == Waits::handler) s.groups[i].waits = Waits::retry;
+    bool progress = false;
+    for (;;) {
+      const int64_t before = quantum;
+      if (!select(s)) {
+        if (s.count == 0) return Stop::finished;
+        if (std::ranges::all_of(s.groups, s.groups + s.count,
+                                [](const Group& g) { return g.waits == Waits::converge; }))
+          throw Fault("divergent collective: no group of the warp can go on" + standing(w));
+        return progress ? Stop::quantum : Stop::waits;
+      }
+      const Flow flow = group(w, s, quantum);
+      w.steps += before - quantum;
+      progress = progress || before != quantum;
+      if (w.steps > max_steps_)
+        throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions" + standing(w));
+      if (flow == Flow::yield) return Stop::yields;
+      if (quantum <= 0) return Stop::quantum;
+    }
+  }
+
+ private:
+  const Inst* code_;
+  const Program::State& state_;
+  Counts& counts_;
+  uint64_t max_steps_;
+
+  uint32_t order(uint32_t pc) const { return state_.blocks[state_.block_of[pc]].order; }
+
+  bool select(Warp::State& s) {
+    if (s.count > 1) merge(s);
+    s.running = -1;
+    for (int i = 0; i < s.count; ++i) {
+      const Group& g = s.groups[i];
+      if (g.waits == Waits::converge || g.waits == Waits::handler) continue;
+      if (s.running < 0) {
+        s.running = i;
+        continue;
+      }
+      const Group& best = s.groups[s.running];
+      const bool g_tired = g.spins >= kSpinsBeforeRotating, best_tired = best.spins >= kSpinsBeforeRotating;
+      const auto key = [&](const Group& x, bool tired) { return std::pair(tired, uint64_t{order(x.pc)} << 32 | x.pc); };
+      if (key(g, g_tired) < key(best, best_tired)) s.running = i;
+    }
+    if (s.running < 0) return false;
+    if (s.groups[s.running].spins >= kSpinsBeforeRotating)  // all are tired: a new round
+      for (int i = 0; i < s.count; ++i) s.groups[i].spins = 0;
+    return true;
+  }
+
+  // May the lanes execute an instruction that takes a certain set together? Otherwise the group waits.
+  bool converged(Warp& w, Warp::State& s, const Inst& in, Mask lanes) {
+    for (;;) {
+      Mask needed = w.alive;
+      if (in.converge == Converge::member) {
+        needed = 0;
+        const uint32_t* masks = w.at<uint32_t>(in.mask_slot);
+        for (int l = 0; l < kLanes; ++l) {
+          if (!(lanes >> l & 1)) continue;
+          if (!(masks[l] >> l & 1)) throw Fault("the lane is not in the membermask that it gives: " + where(w, in, l));
+          needed |= masks[l];
+        }
+        needed &= w.alive;
+      }
+      const Mask missing = needed & ~lanes;
+      if (!missing) return true;
+      Group& g = s.group();
+      if (missing & g.mask)
+        throw Fault("divergent collective: " + lanes_text(missing & g.mask) +
+                    " skip by predicate what must be executed together: " + where(w, in));
+      bool merged = false;
+      for (int i = 0; i < s.count; ++i)
+        if (i != s.running && s.groups[i].pc == g.pc && s.groups[i].waits < Waits::handler) merged = true;
+      if (!merged) {
+        g.waits = Waits::converge;
+        return false;
+      }
+      merge(s);
+      return false;  // selected again, whole
+    }
+  }
+
+  // The selected group until it must be chosen anew.
+  Flow group(Warp& w, Warp::State& s, int64_t& quantum) {
+    Group* g = &s.group();
+    g->waits = Waits::no;
+    uint32_t pc = g->pc;
+    const Mask mask = g->mask;
+    const Mask all = w.alive;
+    uint32_t limit = ~0u;
+    if (s.count > 1) {
+      limit = state_.blocks[state_.block_of[pc]].end;
+      for (int i = 0; i < s.count; ++i)
+        if (s.groups[i].pc > pc) limit = std::min(limit, s.groups[i].pc);
+    }
+    int64_t left = quantum;
+    for (; left > 0 && pc < limit; --left) {
+      const Inst& in = code_[pc];
+      Mask lanes = mask;
+      if (in.predicate != kNoPlace) {
+        const Mask p = w.predicate(in.predicate);
+        lanes &= in.predicate_negated ? ~p : p;
+        if (!lanes) {
+          ++pc;
+          continue;
+        }
+      }
+      if (in.converge != Converge::none && (lanes != all || in.converge == Converge::member)) {
+        g->pc = pc;
+        if (!converged(w, s, in, lanes)) {
+          quantum = left;
+          return Flow::wait;
+        }
+      }
+      w.pc = pc;
+      const Flow flow = in.exec(w, in, lanes);
+      if (flow == Flow::next) [[likely]] {
+        ++counts_.warp_instructions[static_cast<int>(in.cls)];
+        counts_.lane_instructions += std::popcount(lanes);
+        ++pc;
+        continue;
+      }
+      if (flow == Flow::wait) {
+        g->pc = pc;
+        if (lanes != g->mask) split_off(s, lanes, pc);
+        g = &s.group();
+        g->waits = Waits::handler;
+        quantum = left;
+        return flow;
+      }
+      ++counts_.warp_instructions[static_cast<int>(in.cls)];
+      counts_.lane_instructions += std::popcount(lanes);
+      --left;
+      if (flow == Flow::yield) {
+        g->pc = pc + 1;
+        g->spins += kSpinsBeforeRotating / 16;
+        quantum = left;
+        return flow;
+      }
+      // jump: the handler placed the lanes; those that the predicate held back go on.
+      if (s.count == 1 && s.running == 0 && g->mask == lanes) {
+        pc = g->pc;
+        ++left;
+        continue;
+      }
+      quantum = left;
+      return flow;
+    }
+    g->pc = pc;
+    quantum = left;
+    return Flow::next;
+  }
+
+  // Lanes that wait leave those that skip the instruction by their predicate, which go on.
+  static void split_off(Warp::State& s, Mask lanes, uint32_t pc) {
+    Group& g = s.group();
+    const Mask others = g.mask & ~lanes;
+    g.mask = lanes;
+    s.groups[s.count++] = {pc + 1, others, 0, Waits::no};
+  }
+};
+
+struct Resident {
+  Cluster cluster;
+  std::vector<Warp*> warps;
+  std::unique_ptr<std::byte[]> registers, locals;
+  std::vector<Warp::State> states;
+  int unfinished = 0;
+};
+
+uint64_t special(std::string_view name, const Grid& g, const Cta& c, const Warp& w, int lane) {
+  const auto component = [&](const Dim3& d) { return name.back() == 'x' ? d.x : name.back() == 'y' ? d.y : d.z; };
+  const auto is = [&](std::string_view prefix) { return name.substr(0, name.find('.')) == prefix; };
+  const uint32_t thread = w.index * kLanes + lane;
+  const Dim3 tid{thread % g.block.x, thread / g.block.x % g.block.y, thread / (g.block.x * g.block.y)};
+  const uint64_t block = uint64_t{g.block.x} * g.block.y * g.block.z;
+  const Mask eq = Mask{1} << lane;
+  if (is("%tid")) return component(tid);
+  if (is("%ntid")) return component(g.block);
+  if (is("%ctaid")) return component(c.id);
+  if (is("%nctaid")) return component(g.grid);
+  if (is("%laneid")) return lane;
+  if (is("%warpid")) return w.index;
+  if (is("%nwarpid")) return (block + kLanes - 1) / kLanes;
+  if (is("%smid"))
+    return linear(c.cluster->id, {g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, 1}) % std::max(1, device().sms);
+  if (is("%nsmid")) return device().sms;
+  if (is("%lanemask_eq")) return eq;
+  if (is("%lanemask_lt")) return eq - 1;
+  if (is("%lanemask_le")) return eq | (eq - 1);
+  if (is("%lanemask_gt")) return ~(eq | (eq - 1));
+  if (is("%lanemask_ge")) return ~(eq - 1);
+  const Dim3 inside{c.id.x % g.cluster.x, c.id.y % g.cluster.y, c.id.z % g.cluster.z};
+  if (is("%clusterid")) return component(c.cluster->id);
+  if (is("%nclusterid")) return component({g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, g.grid.z / g.cluster.z});
+  if (is("%cluster_ctaid")) return component(inside);
+  if (is("%cluster_nctaid")) return component(g.cluster);
+  if (is("%cluster_ctarank")) return c.rank;
+  if (is("%cluster_nctarank")) return uint64_t{g.cluster.x} * g.cluster.y * g.cluster.z;
+  if (is("%is_explicit_cluster")) return g.explicit_cluster;
+  if (is("%dynamic_smem_size")) return g.dynamic_shared;
+  if (is("%total_smem_size") || is("%aggr_smem_size")) return g.program->shared_bytes + g.dynamic_shared;
+  return 0;  // %gridid, %envreg
+}
+
+std::unique_ptr<Resident> start(Grid& g, uint64_t index) {
+  auto r = std::make_unique<Resident>();
+  Program& p = *g.program;
+  const Dim3 clusters{g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, g.grid.z / g.cluster.z};
+  Cluster& cluster = r->cluster;
+  cluster.grid = &g;
+  cluster.id = {static_cast<uint32_t>(index % clusters.x), static_cast<uint32_t>(index / clusters.x % clusters.y),
+                static_cast<uint32_t>(index / (uint64_t{clusters.x} * clusters.y))};
+  const uint32_t threads = g.block.x * g.block.y * g.block.z;
+  const int warps = (threads + kLanes - 1) / kLanes;
+  const uint32_t ctas = g.cluster.x * g.cluster.y * g.cluster.z;
+  const size_t all = size_t{ctas} * warps;
+  r->registers = std::make_unique_for_overwrite<std::byte[]>(all * p.register_bytes + 64);
+  const auto base = (reinterpret_cast<uintptr_t>(r->registers.get()) + 63) / 64 * 64;
+  const size_t local_bytes = p.local_bytes * kLanes;
+  if (local_bytes) {
+    r->locals = std::make_unique_for_overwrite<std::byte[]>(all * local_bytes);
+    for (size_t i = 0; i < all * local_bytes; i += 2) std::memcpy(&r->locals[i], &kPoison, 2);
+  }
+  r->states.resize(all);
+  for (uint32_t rank = 0; rank < ctas; ++rank) {
+    auto cta = std::make_unique<Cta>();
+    cta->cluster = &cluster;
+    cta->rank = rank;
+    cta->id = {cluster.id.x * g.cluster.x + rank % g.cluster.x,
+               cluster.id.y * g.cluster.y + rank / g.cluster.x % g.cluster.y,
+               cluster.id.z * g.cluster.z + rank / (g.cluster.x * g.cluster.y)};
+    cta->shared.resize(p.shared_bytes + g.dynamic_shared);
+    for (size_t i = 0; i + 1 < cta->shared.size(); i += 2) std::memcpy(&cta->shared[i], &kPoison, 2);
+    cta->warps.resize(warps);
+    for (int i = 0; i < warps; ++i) {
+      Warp& w = cta->warps[i];
+      const size_t n = size_t{rank} * warps + i;
+      w.regs = reinterpret_cast<std::byte*>(base + n * p.register_bytes);
+      w.cta = cta.get();
+      w.index = i;
+      const uint32_t lanes = std::min<uint32_t>(kLanes, threads - i * kLanes);
+      w.alive = lanes == kLanes ? kAllLanes : (Mask{1} << lanes) - 1;
+      w.state = &r->states[n];
+      w.state->program = &p;
+      w.state->local = r->locals.get() + n * local_bytes;
+      w.state->groups[0] = {0, w.alive, 0, Waits::no};
+      w.state->count = 1;
+      std::memcpy(w.regs, p.state->image.data(), p.register_bytes);
+      for (const auto& a : p.state->at_start)
+        for (int l = 0; l < kLanes; ++l) {
+          const uint64_t v = a.special.empty() ? reinterpret_cast<uint64_t>(g.params.data()) + a.offset
+                                               : special(a.special, g, *cta, w, l);
+          std::memcpy(w.regs + a.place + l * a.bytes, &v, std::min(a.bytes, 8));
+        }
+      r->warps.push_back(&w);
+    }
+    cluster.ctas.push_back(std::move(cta));
+  }
+  r->unfinished = static_cast<int>(all);
+  return r;
+}
+
+// What the workers of a launch share.
+struct Launch {
+  Grid& grid;
+  uint64_t clusters;
+  std::vector<uint64_t> order;  // empty: as they are numbered
+  std::atomic<uint64_t> next{0};
+  std::atomic<uint64_t> progress{0};  // grows with every quantum in which a warp moved
+  std::atomic<int> resident{0};
+  int most_resident;
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::exception_ptr fault;
+  int workers, stuck = 0;  // under mutex: workers without a warp that can move
+  uint64_t stuck_at = 0;   // the progress at which they found out
+  std::string stuck_report;
+};
+
+class Worker {
+ public:
+  Worker(Launch& l, int index)
+      : l_(l), runner_(*l.grid.program, counts(), l.grid), random_(l.grid.seed * 2 + index + 1) {}
+
+  void run() try {
+    while (!l_.failed.load(std::memory_order_relaxed)) {
+      if (residents_.empty() && !admit()) {
+        std::lock_guard lock(l_.mutex);
+        --l_.workers;
+        return;
+      }
+      if (!step()) stuck();
+    }
+  } catch (...) {
+    std::lock_guard lock(l_.mutex);
+    if (!l_.failed.exchange(true)) l_.fault = std::current_exception();
+  }
+
+ private:
+  Launch& l_;
+  Runner runner_;
+  std::mt19937_64 random_;
+  std::vector<std::unique_ptr<Resident>> residents_;
+  uint64_t steps_ = 0, counted_at_ = ~uint64_t{0};
+  size_t current_ = 0;
+
+  bool admit() {
+    if (l_.resident.fetch_add(1) >= l_.most_resident) {
+      --l_.resident;
+      return !residents_.empty();
+    }
+    const uint64_t n = l_.next.fetch_add(1);
+    if (n >= l_.clusters) {
+      --l_.resident;
+      return false;
+    }
+    residents_.push_back(start(l_.grid, l_.order.empty() ? n : l_.order[n]));
+    return true;
+  }
+
+  // One quantum of a warp that can move; false: none can.
+  bool step() {
+    ++steps_;
+    const uint64_t bits = random_();
+    if ((bits & 31) == 0 || current_ >= residents_.size()) current_ = (bits >> 8) % residents_.size();
+    if (steps_ % 4096 == 0) admit();  // those that are resident may spin for one that is not yet
+    for (size_t i = 0; i < residents_.size(); ++i) {
+      const size_t n = (current_ + i) % residents_.size();
+      Resident& r = *residents_[n];
+      const size_t count = r.warps.size();
+      size_t at = strict().random_order ? (bits >> 32) % count : steps_ % count;
+      for (size_t k = 0; k < count; ++k, at = at + 1 == count ? 0 : at + 1) {
+        Warp& w = *r.warps[at];
+        Warp::State& s = *w.state;
+        if (s.count == 0) continue;
+        const uint64_t progress = l_.progress.load(std::memory_order_acquire);
+        if (s.blocked && s.seen == progress) continue;
+        const int64_t quantum = int64_t{32} << (bits >> 16 & 7);  // 32 to 4096
+        const Stop stop = runner_.run(w, quantum);
+        if (stop == Stop::waits) {
+          s.blocked = true;
+          s.seen = progress;
+          continue;
+        }
+        s.blocked = false;
+        l_.progress.fetch_add(1, std::memory_order_release);
+        current_ = n;
+        if (stop == Stop::finished && --r.unfinished == 0) finish(n);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void finish(size_t n) {
+    for (auto& cta : residents_[n]->cluster.ctas) finish_async(*cta);
+    residents_.erase(residents_.begin() + n);
+    --l_.resident;
+  }
+
+  void stuck() {
+    const uint64_t before = l_.progress.load();
+    const size_t had = residents_.size();
+    if (l_.resident.load() < l_.most_resident && admit() && residents_.size() > had) return;
+    std::unique_lock lock(l_.mutex);
+    if (l_.stuck_at != before) l_.stuck = 0, l_.stuck_at = before, l_.stuck_report.clear();
+    bool can_move = false;
+    for (const auto& r : residents_)
+      for (const Warp* w : r->warps) can_move = can_move || (w->state->count && w->state->seen != before);
+    if (can_move) return;
+    if (counted_at_ != before) {
+      counted_at_ = before;
+      ++l_.stuck;
+      for (const auto& r : residents_)
+        for (const Warp* w : r->warps)
+          if (w->state->count) l_.stuck_report += standing(*w);
+    }
+    if (l_.stuck >= l_.workers && l_.progress.load() == before)
+      throw Fault("deadlock: no warp of " + l_.grid.program->function->name + " can go on" + l_.stuck_report);
+    while (l_.progress.load() == before && !l_.failed.load() && l_.stuck < l_.workers) {
+      lock.unlock();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      lock.lock();
+    }
+  }
+};
+
+}  // namespace
+
+void run(Grid& g) {
+  const Dim3& c = g.cluster;
+  if (g.grid.x % c.x || g.grid.y % c.y || g.grid.z % c.z) throw Fault("the grid is no multiple of the cluster");
+  const uint64_t clusters = uint64_t{g.grid.x / c.x} * (g.grid.y / c.y) * (g.grid.z / c.z);
+  int threads = device().threads ? device().threads : static_cast<int>(std::thread::hardware_concurrency());
+  threads = static_cast<int>(std::clamp<uint64_t>(clusters, 1, std::max(threads, 1)));
+  const uint32_t ctas = c.x * c.y * c.z;
+  Launch l{g, clusters, {}, {}, {}, {}, 0, {}, {}, {}, 0, 0, 0, {}};
+  l.most_resident = g.resident ? std::max(1, static_cast<int>(g.resident / ctas)) : 1 << 20;
+  threads = std::min(threads, l.most_resident);
+  l.workers = threads;
+  if (strict().random_order && clusters < (1u << 24)) {
+    l.order.resize(clusters);
+    for (uint64_t i = 0; i < clusters; ++i) l.order[i] = i;
+    std::ranges::shuffle(l.order, std::mt19937_64(g.seed));
+  }
+  std::vector<Counts> sums(threads);
+  const auto work = [&](int i) {
+    counts() = {};
+    Worker(l, i).run();
+    sums[i] = counts();
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
+  work(0);
+  for (std::thread& t : others) t.join();
+  keep_counts(g, sums);
+  if (l.fault) std::rethrow_exception(l.fault);
+}
+
+}  // namespace emu

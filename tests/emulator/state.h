@@ -1,0 +1,82 @@
+#pragma once
+#include <atomic>
+#include <string>
+#include <unordered_map>
+
+#include "machine.h"
+
+// What decode.cpp, machine.cpp and control.cpp share, and nobody else needs.
+namespace emu {
+
+struct Symbol {
+  enum class Kind : uint8_t { shared, local, host, param } kind;
+  uint64_t value;  // address; of a kernel's parameter: offset
+};
+
+struct Register {
+  Place place;
+  int bytes;  // 0: predicate
+};
+
+struct FunctionState {
+  const ptx::Function* function = nullptr;
+  uint32_t first = 0;  // index of its first instruction
+  std::unordered_map<std::string_view, Register> registers;
+  std::unordered_map<std::string_view, Symbol> symbols;
+  Place return_pc = kNoPlace, carry = kNoPlace;  // 32 uint32_t: where each lane's call came from
+};
+
+struct Program::State {
+  const Symbols* globals = nullptr;
+  std::vector<std::unique_ptr<FunctionState>> functions;  // [0]: the kernel
+  FunctionState* current = nullptr;                       // that is being decoded
+  size_t index = 0;                                       // of the instruction that is being decoded
+  std::vector<std::byte> image;                           // of a warp's registers as it starts
+  std::unordered_map<std::string, Place> constants;       // by bytes and value
+  struct AtStart {                                        // what differs between warps
+    Place place;
+    int bytes;
+    std::string special;  // "%tid.x"; empty: the address of the parameter at `offset`
+    uint64_t offset;
+  };
+  std::vector<AtStart> at_start;
+  std::vector<std::shared_ptr<void>> kept;
+  std::vector<std::unique_ptr<ptx::Statement>> made;
+
+  // Basic blocks, numbered along the text; order: of execution among diverged groups.
+  struct Block {
+    uint32_t first, end, order;
+  };
+  std::vector<Block> blocks;
+  std::vector<uint32_t> block_of;
+
+  Place allocate(int bytes);  // 0: a Mask
+  const FunctionState* find(std::string_view name) const;
+};
+
+/// Why a group does not go on. retry: it has waited in a handler, which may hold its place (a barrier's arrival), and
+/// so is not merged with lanes that come there now.
+enum class Waits : uint8_t { no, converge, handler, retry };
+
+struct Group {
+  uint32_t pc = 0;
+  Mask mask = 0;
+  uint32_t spins = 0;  // backward branches while other groups could have run
+  Waits waits = Waits::no;
+};
+
+struct Warp::State {
+  Group groups[kLanes];
+  int count = 0;
+  int running = -1;
+  uint64_t seen = 0;  // the worker's progress when every group was found waiting
+  bool blocked = false;
+  std::byte* local = nullptr;
+  const Program* program = nullptr;
+
+  Group& group() { return groups[running]; }
+  /// The running group's `lanes` go to `pc`, the others stay with it.
+  void move(Mask lanes, uint32_t pc);
+};
+
+}  // namespace emu
