@@ -2,8 +2,8 @@
 
 namespace emu {
 // Until convert.cpp and wgmma.cpp are there.
-extern const Family kConvert[];
-extern const Family kWgmma[];
-[[gnu::weak]] const Family kConvert[] = {{nullptr, nullptr}};
-[[gnu::weak]] const Family kWgmma[] = {{nullptr, nullptr}};
+extern const Family kConvert[] __attribute__((weak));
+extern const Family kWgmma[] __attribute__((weak));
+const Family kConvert[] = {{nullptr, nullptr}};
+const Family kWgmma[] = {{nullptr, nullptr}};
 }  // namespace emu
