@@ -20,7 +20,7 @@ __device__ __forceinline__ float quad_sum(float x) {
 struct RowEnd {
   float lse, factor;  // factor: from the accumulated to the final output
 
-  __device__ __forceinline__ RowEnd(const Terms& t, float max, float sum, int64_t i, int32_t h) {
+  __device__ __forceinline__ RowEnd(const Terms& t, float max, float sum, int32_t i, int32_t h) {
     float ref = max, scale = 1;
     if (t.p.sinks.data) {
       const float sink = t.sink2(h), top = fmaxf(sink, max);

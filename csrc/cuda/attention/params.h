@@ -34,9 +34,9 @@ struct Params {
   const int32_t *cu_q, *cu_k;
   int64_t cu_q_stride, cu_k_stride;
 
-  int64_t batch, queries, keys;  // per sequence; packed: rows in all
-  int64_t bias_queries, bias_keys;
-  int64_t left, right;  // as in VisitSpec
+  int64_t batch, queries, keys;     // per sequence; packed: rows in all
+  int64_t left, right;              // as in VisitSpec
+  int32_t bias_queries, bias_keys;  // its extents
   int32_t query_heads, key_heads, group, head_dim, value_dim;
   bool packed, causal;
   bool wide_out;        // rows of out are whole and 16-byte aligned
@@ -58,7 +58,8 @@ struct Params {
     // read.
     bias = s.bias && s.bias.numel() > 0 ? row_view(s.bias, false) : View{};
     bias_type = bias ? s.bias.dtype : DType::none;
-    bias_queries = bias ? s.bias.shape[2] : 0, bias_keys = bias ? s.bias.shape[3] : 0;
+    bias_queries = bias ? static_cast<int32_t>(s.bias.shape[2]) : 0;
+    bias_keys = bias ? static_cast<int32_t>(s.bias.shape[3]) : 0;
     slopes = s.alibi_slopes
                  ? View{static_cast<char*>(s.alibi_slopes.data), s.alibi_slopes.stride[0], s.alibi_slopes.stride[1]}
                  : View{};

@@ -16,26 +16,26 @@ constexpr float kInf = __builtin_inff();
 /// Rows of accumulators are queries, columns keys, of one head.
 struct QueriesDown {
   static constexpr bool kQueriesDown = true;
-  int64_t query0, key0;  // of element (0, 0, 0), the lane's share in it
+  int32_t query0, key0;  // of element (0, 0, 0), the lane's share in it
   int32_t head0;
 
-  __device__ QueriesDown(int64_t query, int64_t key, int32_t head, int lane)
+  __device__ QueriesDown(int32_t query, int32_t key, int32_t head, int lane)
       : query0(query + (lane >> 2)), key0(key + 2 * (lane & 3)), head0(head) {}
-  __device__ __forceinline__ int64_t query(int m, int, int e) const { return query0 + 16 * m + 8 * (e >> 1); }
-  __device__ __forceinline__ int64_t key(int, int n, int e) const { return key0 + 8 * n + (e & 1); }
+  __device__ __forceinline__ int32_t query(int m, int, int e) const { return query0 + 16 * m + 8 * (e >> 1); }
+  __device__ __forceinline__ int32_t key(int, int n, int e) const { return key0 + 8 * n + (e & 1); }
   __device__ __forceinline__ int32_t head(int, int, int) const { return head0; }
 };
 
 /// Rows are keys, columns queries.
 struct KeysDown {
   static constexpr bool kQueriesDown = false;
-  int64_t query0, key0;
+  int32_t query0, key0;
   int32_t head0;
 
-  __device__ KeysDown(int64_t query, int64_t key, int32_t head, int lane)
+  __device__ KeysDown(int32_t query, int32_t key, int32_t head, int lane)
       : query0(query + 2 * (lane & 3)), key0(key + (lane >> 2)), head0(head) {}
-  __device__ __forceinline__ int64_t query(int, int n, int e) const { return query0 + 8 * n + (e & 1); }
-  __device__ __forceinline__ int64_t key(int m, int, int e) const { return key0 + 16 * m + 8 * (e >> 1); }
+  __device__ __forceinline__ int32_t query(int, int n, int e) const { return query0 + 8 * n + (e & 1); }
+  __device__ __forceinline__ int32_t key(int m, int, int e) const { return key0 + 16 * m + 8 * (e >> 1); }
   __device__ __forceinline__ int32_t head(int, int, int) const { return head0; }
 };
 
@@ -75,17 +75,17 @@ struct Terms {
   const Params& p;
   const Sequence& s;
 
-  __device__ __forceinline__ int64_t clamp_query(int64_t i) const {
+  __device__ __forceinline__ int32_t clamp_query(int32_t i) const {
     return i < s.range.queries ? i : s.range.queries > 0 ? s.range.queries - 1 : 0;
   }
-  __device__ __forceinline__ float per_query(const View& t, int64_t i, int32_t h) const {
+  __device__ __forceinline__ float per_query(const View& t, int32_t i, int32_t h) const {
     return *s.query_row<const float>(t, h, clamp_query(i));
   }
   /// scale·log2 e·temperature, what a product is multiplied by.
-  __device__ __forceinline__ float factor(int64_t i, int32_t h) const {
+  __device__ __forceinline__ float factor(int32_t i, int32_t h) const {
     return p.temperature.data ? p.scale2 * per_query(p.temperature, i, h) : p.scale2;
   }
-  __device__ __forceinline__ float gate(int64_t i, int32_t h) const {
+  __device__ __forceinline__ float gate(int32_t i, int32_t h) const {
     return p.gate.data ? per_query(p.gate, i, h) : 1.0f;
   }
   __device__ __forceinline__ float slope2(int32_t h) const {
@@ -111,7 +111,7 @@ __device__ __forceinline__ void add_bias(float (&s)[M][N][4], const Terms& t, co
   const View& bias = t.p.bias;
   const auto* base = reinterpret_cast<const typename F::Storage*>(bias.data) + t.s.batch * bias.batch;
   each<M, N>([&](int m, int n, int e) {
-    int64_t i = at.query(m, n, e), j = at.key(m, n, e);
+    int32_t i = at.query(m, n, e), j = at.key(m, n, e);
     i = i < t.p.bias_queries ? i : t.p.bias_queries - 1;
     j = j < t.p.bias_keys ? j : t.p.bias_keys - 1;
     const float b = F::load(base[at.head(m, n, e) * bias.head + i * bias.row + j * bias.column]);
@@ -125,15 +125,14 @@ template <class T, int M, int N, class Place>
 __device__ __forceinline__ void modify(float (&s)[M][N][4], const Terms& t, const Place& at,
                                        float (*capped)[N][4] = nullptr) {
   const Params& p = t.p;
-  const PerQuery<Place, M, N> factor(at, [&](int64_t i, int32_t h) { return t.factor(i, h); });
+  const PerQuery<Place, M, N> factor(at, [&](int32_t i, int32_t h) { return t.factor(i, h); });
   each<M, N>([&](int m, int n, int e) { s[m][n][e] *= factor(m, n, e); });
   if (p.softcap2 != 0) each<M, N>([&](int m, int n, int e) { s[m][n][e] = math::softcap(s[m][n][e], p.softcap2); });
   if (capped) each<M, N>([&](int m, int n, int e) { capped[m][n][e] = s[m][n][e]; });
   if (p.slopes.data) {
-    const PerQuery<Place, M, N> slope(at, [&](int64_t, int32_t h) { return t.slope2(h); });
+    const PerQuery<Place, M, N> slope(at, [&](int32_t, int32_t h) { return t.slope2(h); });
     each<M, N>([&](int m, int n, int e) {
-      const auto distance =
-          static_cast<float>(static_cast<int32_t>(t.s.range.position(at.query(m, n, e)) - at.key(m, n, e)));
+      const auto distance = static_cast<float>(t.s.range.position(at.query(m, n, e)) - at.key(m, n, e));
       s[m][n][e] = math::alibi(s[m][n][e], slope(m, n, e), distance);
     });
   }
@@ -146,20 +145,20 @@ __device__ __forceinline__ void modify(float (&s)[M][N][4], const Terms& t, cons
 }
 
 /// Does some query in [i0, i1) not see some key in [j0, j1)?
-__device__ __forceinline__ bool needs_mask(const math::Range& r, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+__device__ __forceinline__ bool needs_mask(const Range& r, int32_t i0, int32_t i1, int32_t j0, int32_t j1) {
   return r.key_begin(i1 - 1) > j0 || r.key_end(i0) < j1;
 }
 
 /// Pairs that do not see each other get `value`. Queries past the sequence's see what Range says of them.
 template <int M, int N, class Place>
-__device__ __forceinline__ void mask(float (&s)[M][N][4], const math::Range& r, const Place& at, float value = -kInf) {
+__device__ __forceinline__ void mask(float (&s)[M][N][4], const Range& r, const Place& at, float value = -kInf) {
   if constexpr (Place::kQueriesDown) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t i = at.query(m, 0, 2 * half), j = at.key(m, 0, 0);
-        const int lo = static_cast<int>(r.key_begin(i) - j), hi = static_cast<int>(r.key_end(i) - j);
+        const int32_t i = at.query(m, 0, 2 * half), j = at.key(m, 0, 0);
+        const int lo = r.key_begin(i) - j, hi = r.key_end(i) - j;
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -171,9 +170,9 @@ __device__ __forceinline__ void mask(float (&s)[M][N][4], const math::Range& r, 
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t j = at.key(m, 0, 2 * half), i = at.query(m, 0, 0);
+        const int32_t j = at.key(m, 0, 2 * half), i = at.query(m, 0, 0);
         const bool inside = j < r.keys;
-        const int lo = static_cast<int>(r.query_begin(j) - i), hi = inside ? static_cast<int>(r.query_end(j) - i) : lo;
+        const int lo = r.query_begin(j) - i, hi = inside ? r.query_end(j) - i : lo;
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -205,7 +204,7 @@ struct Keep {
         const int block = nibble / kCounters % kBlocks;
         const uint32_t column = kDown ? counter % 2 + counter / 2 * 8 : counter * 8;  // beside the lane's first key
         const int32_t h = at.head(kDown ? row / 2 : 0, 0, kDown ? 2 * (row & 1) : 0);
-        const int64_t i = at.query(kDown ? row / 2 : 0, kDown ? 0 : row / 2, kDown ? 2 * (row & 1) : row & 1);
+        const int32_t i = at.query(kDown ? row / 2 : 0, kDown ? 0 : row / 2, kDown ? 2 * (row & 1) : row & 1);
         uint32_t c[4] = {(key / 64 + block) * 16 + (key + column) % 16, static_cast<uint32_t>(i), t.number(h), 0};
         math::philox(c, t.p.seed_low, t.p.seed_high);
         uint32_t kept = 0;

@@ -23,14 +23,16 @@ __device__ inline Rows key_rows(const Params& p, int64_t b) {
   return p.packed ? packed_rows(p.cu_k, p.cu_k_stride, b, p.keys) : Rows{0, p.keys};
 }
 
+using Range = math::BasicRange<int32_t>;  // kernels refuse more rows (attention/limits.h); half the registers
+
 struct Sequence {
   int64_t batch, query0, key0;  // query0, key0: first rows, 0 when dense
-  math::Range range;
+  Range range;
 
   __device__ Sequence(const Params& p, int64_t b) : batch(b) {
     const Rows q = query_rows(p, b), k = key_rows(p, b);
     query0 = q.first, key0 = k.first;
-    range = math::Range::make(q.count, k.count, p.causal, p.left, p.right);
+    range = Range::make(static_cast<int32_t>(q.count), static_cast<int32_t>(k.count), p.causal, p.left, p.right);
   }
 
   /// First element of row i (a query) or j (a key) of one head.

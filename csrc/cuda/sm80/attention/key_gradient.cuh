@@ -1,0 +1,208 @@
+#pragma once
+#include "cuda/sm80/attention/backward.cuh"
+
+// Second sweep of the backward: a CTA holds a tile of keys and values of one key head and walks the query tiles of the
+// group's heads that see some of them. With keys down, pᵀ and dsᵀ are A operands as they stand: dV += pᵀ·dout,
+// dK += dsᵀ·Q. Nothing is shared between CTAs.
+namespace saccade::cuda {
+
+/// Which gradients one kernel adds up: where kDim = 256 the accumulators of both do not fit a lane.
+enum class KeySweep { both, value, key };
+
+template <class T, int kDim, bool kGeneral, KeySweep kSweep>
+struct KeyTile {
+  static constexpr bool k32 = sizeof(typename T::Storage) == 4;
+  static constexpr bool kOfKey = kSweep != KeySweep::value, kOfValue = kSweep != KeySweep::key;
+  // A lane holds M·kDim/2 each of dK and dV, and M·kQueries/2 each of s and dp (and of s after the softcap).
+  static constexpr int kBlocks = !k32 && kDim == 64 && !kGeneral ? 2 : 1;
+  static constexpr int kWarps = kBlocks == 2 || (k32 && kDim >= 128) ? 4 : 8;
+  static constexpr int kKeys = kWarps * kBlocks * 16;
+  static constexpr int kQueries = k32                        ? (kDim == 256 ? 16 : 32)
+                                  : kDim == 64               ? (kGeneral ? 64 : 32)
+                                  : kDim == 128 && !kGeneral ? 64
+                                                             : 32;
+  static constexpr int kStages = kDim == 256 && kOfKey ? 1 : 2;
+  static constexpr int kThreads = kWarps * 32;
+  using Key = SharedTile<T, kKeys, kDim>;
+  using Query = SharedTile<T, kQueries, kDim>;
+  // Shared memory: keys, values, stages of queries and dout, stages of statistics, then bytes that say which elements
+  // of dout and of dV are not finite.
+  static constexpr int kValue = Key::kBytes, kQuery = kValue + (kOfKey ? Key::kBytes : 0);
+  static constexpr int kStatistics = kQuery + kStages * 2 * Query::kBytes;
+  static constexpr int kDoutMarks = kStatistics + kStages * kQueries * static_cast<int>(sizeof(RowStatistics));
+  static constexpr int kMarks = kDoutMarks + (kOfValue ? kQueries * Query::kUnits : 0);
+  static constexpr int kShared = kMarks + (kOfValue ? kKeys * Key::kUnits : 0);
+};
+
+/// Marks the elements of dV that an Inf or NaN of dout reaches through a weight that is not 0. A warp's own rows.
+template <class Query, int M, int N>
+__device__ __forceinline__ void mark_reached(const float (&w)[M][N][4], const uint8_t* dout_marks, uint8_t* marks,
+                                             int row0, int lane) {
+#pragma unroll
+  for (int r = 0; r < 2 * M; ++r) {
+    uint64_t seen = 0;  // queries of the tile
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
+        if (w[r / 2][n][2 * (r & 1) + e] != 0) seen |= 1ull << (8 * n + 2 * (lane & 3) + e);
+    seen |= __shfl_xor_sync(0xFFFFFFFF, seen, 1);
+    seen |= __shfl_xor_sync(0xFFFFFFFF, seen, 2);
+    uint8_t* row = marks + (row0 + 8 * r + (lane >> 2)) * Query::kUnits;
+#pragma unroll 1
+    for (int u = lane & 3; u < Query::kUnits; u += 4) {
+      uint32_t reached = 0;
+#pragma unroll 1
+      for (int i = 0; i < 8 * N; ++i)
+        if (seen >> i & 1) reached |= dout_marks[i * Query::kUnits + u];
+      row[u] |= static_cast<uint8_t>(reached);
+    }
+  }
+}
+
+template <class T, int kDim, bool kGeneral, KeySweep kSweep>
+__global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
+    key_gradient_kernel(const __grid_constant__ BackwardParams p) {
+  using Tile = KeyTile<T, kDim, kGeneral, kSweep>;
+  using Storage = typename T::Storage;
+  constexpr int M = Tile::kBlocks, N = Tile::kQueries / 8, V = kDim / 8, kThreads = Tile::kThreads,
+                kStages = Tile::kStages;
+  constexpr int kQueries = Tile::kQueries;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t base = ptx::shared_address(shared);
+  const typename Tile::Key key{base}, value{base + Tile::kValue};
+  uint8_t *dout_marks = shared + Tile::kDoutMarks, *marks = shared + Tile::kMarks;
+  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * M * 16;
+
+  const Piece piece = find_key_piece(p, Tile::kKeys, blockIdx.x);
+  if (piece.index < 0) return;
+  const Sequence s(p, piece.batch);
+  const math::Range& range = s.range;
+  const int64_t j0 = piece.index * Tile::kKeys;
+  if (j0 >= range.keys) return;
+  const auto rows = static_cast<int>(range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys);
+  const int32_t hk = blockIdx.y;
+  const Terms terms{p, s};
+
+  const int64_t begin = range.query_begin(j0) / kQueries * kQueries, end = range.query_end(j0 + rows - 1);
+  const int64_t tiles = begin < end ? (end - begin + kQueries - 1) / kQueries : 0;
+  const auto query_tile = [&](int stage) {
+    return typename Tile::Query{base + Tile::kQuery + stage * 2 * Tile::Query::kBytes};
+  };
+  const auto dout_tile = [&](int stage) { return typename Tile::Query{query_tile(stage).base + Tile::Query::kBytes}; };
+  const auto statistics = [&](int stage) {
+    return reinterpret_cast<const RowStatistics*>(shared + Tile::kStatistics) + stage * kQueries;
+  };
+  const auto load = [&](int32_t h, int64_t i0, int stage) {
+    const int inside = range.queries - i0 < kQueries ? static_cast<int>(range.queries - i0) : kQueries;
+    query_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)),
+                                              p.query.row, inside, p.head_dim, thread);
+    dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.dout, h, i0)),
+                                             p.dout.row, inside, p.value_dim, thread);
+    if (thread < kQueries) {
+      const RowStatistics* from = p.statistics + first_row(p, s, h) + i0;
+      ptx::cp_async_8(ptx::shared_address(statistics(stage) + thread), thread < inside ? from + thread : from,
+                      thread < inside ? 8 : 0);
+    }
+    ptx::cp_async_commit();
+  };
+  key.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row, rows,
+                              p.head_dim, thread);
+  if constexpr (Tile::kOfKey)
+    value.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)), p.value.row, rows,
+                                  p.value_dim, thread);
+  ptx::cp_async_commit();
+  if (kStages == 2 && tiles > 0) load(hk * p.group, begin, 0);
+
+  float dk[M][Tile::kOfKey ? V : 2][4], dv[M][Tile::kOfValue ? V : 2][4];
+  clear(dk), clear(dv);
+  bool marked = false;
+  int64_t i0 = begin;
+  int32_t h = hk * p.group;
+  for (int64_t x = 0; x < tiles * p.group; ++x) {
+    const int stage = kStages == 2 ? static_cast<int>(x & 1) : 0;
+    const bool last = i0 + kQueries >= end;
+    const int64_t next_i0 = last ? begin : i0 + kQueries;
+    const int32_t next_h = last ? h + 1 : h;
+    if (kStages == 1) {
+      __syncthreads();
+      load(h, i0, 0);
+    }
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+    if (kStages == 2 && x + 1 < tiles * p.group) load(next_h, next_i0, stage ^ 1);
+    const typename Tile::Query query = query_tile(stage), dout = dout_tile(stage);
+    const int64_t i1 = i0 + kQueries < range.queries ? i0 + kQueries : range.queries;
+    const bool edge = i1 - i0 < kQueries || needs_mask(range, i0, i1, j0, j0 + Tile::kKeys);
+    const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // weights that are 0 because of a rule
+    bool nonfinite = false;
+    if (holes) {
+      bool ok = !Tile::kOfKey || query.template share_finite<kThreads>(thread);
+      if (Tile::kOfValue) ok &= dout.template share_finite<kThreads>(thread);
+      nonfinite = __syncthreads_or(!ok);
+    }
+
+    using Place = KeysDown;
+    const Place at(i0, j0 + row0, h, lane);
+    Statistics<Place, M, N> row;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const float4 two = *reinterpret_cast<const float4*>(statistics(stage) + 8 * n + 2 * (lane & 3));
+      row.lse2[2 * n] = two.x, row.delta[2 * n] = two.y, row.lse2[2 * n + 1] = two.z, row.delta[2 * n + 1] = two.w;
+    }
+    float w[M][N][4], dp[M][N][4];
+    clear(w), clear(dp);
+    multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
+        w, key.corner_down(lane) + row0 * Tile::Key::kRowBytes, query.corner_across(lane));
+    if constexpr (Tile::kOfKey)
+      multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
+          dp, value.corner_down(lane) + row0 * Tile::Key::kRowBytes, dout.corner_across(lane));
+    if constexpr (kGeneral) {
+      general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
+      if (Tile::kOfKey && p.temperature) {
+        const PerQuery<Place, M, N> temperature(
+            at, [&](int64_t i, int32_t head) { return terms.per_query(p.temperature, i, head); });
+        each<M, N>([&](int m, int n, int e) { dp[m][n][e] *= temperature(m, n, e); });
+      }
+    } else {
+      plain_gradient(w, dp, p, row, range, at, edge);
+    }
+    if (nonfinite) {
+      __syncthreads();
+      // The gradients of pairs that see such a query are NaN by now, or 0; the weights are not.
+      if (Tile::kOfKey) clear_nonfinite<typename Tile::Query, kQueries, kThreads>(query, nullptr, thread);
+      if (Tile::kOfValue) {
+        clear_nonfinite<typename Tile::Query, kQueries, kThreads>(dout, dout_marks, thread);
+        if (!marked)
+          for (int i = thread; i < Tile::kKeys * Tile::Key::kUnits; i += kThreads) marks[i] = 0;
+        marked = true;
+      }
+      __syncthreads();
+      if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, row0, lane);
+    }
+    if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, lane);
+    if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, lane);
+    i0 = next_i0, h = next_h;
+  }
+  ptx::cp_async_wait<0>();  // where no query was there
+  __syncthreads();
+
+  if constexpr (Tile::kOfKey)
+    store_rows<T>(
+        dk, [&](int) { return p.scale; }, key, row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dkey, hk, j0)),
+        p.dkey, p.wide_dkey, rows, p.head_dim, lane);
+  if constexpr (Tile::kOfValue) {
+    if (marked)
+      each<M, V>([&](int m, int n, int e) {
+        const int r = row0 + 16 * m + 8 * (e >> 1) + (lane >> 2), column = 8 * n + 2 * (lane & 3) + (e & 1);
+        constexpr int kUnitElements = Tile::Key::kUnitElements;
+        if (marks[r * Tile::Key::kUnits + column / kUnitElements] >> (column % kUnitElements) & 1) dv[m][n][e] = NAN;
+      });
+    const typename Tile::Key room = Tile::kOfKey ? value : key;
+    store_rows<T>(
+        dv, [](int) { return 1.0f; }, room, row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dvalue, hk, j0)),
+        p.dvalue, p.wide_dvalue, rows, p.value_dim, lane);
+  }
+}
+
+}  // namespace saccade::cuda
