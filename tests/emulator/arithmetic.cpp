@@ -1,8 +1,5 @@
 #include "arithmetic.h"
 
-#include <atomic>
-#include <chrono>
-
 namespace emu {
 namespace {
 
@@ -19,43 +16,6 @@ void decode_approximation(Decoder& d, Inst& i) {
   const std::string_view type = m.type();
   if (type.substr(0, 3) == "f16" || type.substr(0, 4) == "bf16") return decode_half(d, i);
   decode_special(d, i);
-}
-
-// Clocks tick once a read, so that they increase however warps are interleaved.
-uint64_t tick() {
-  static std::atomic<uint64_t> ticks{0};
-  return ticks.fetch_add(1, std::memory_order_relaxed) + 1;
-}
-template <class T, int from>  // 0: clock, 1: its upper half, 2: globaltimer, 3: its upper half
-Flow read_clock(Warp& w, const Inst& i, Mask lanes) {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  const uint64_t value =
-      from < 2 ? tick() : static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
-  T out[kLanes];
-  std::fill_n(out, kLanes, static_cast<T>(from & 1 ? value >> 32 : value));
-  put(w.at<T>(i.slot[0]), out, lanes);
-  return Flow::next;
-}
-bool decode_clock(Decoder& d, Inst& i) {
-  const std::string_view name = d.s.args[1].text;
-  if (d.s.args[1].kind != ptx::Operand::Kind::reg) return false;
-  if (name == "%clock" || name == "%clock_lo")
-    i.exec = read_clock<uint32_t, 0>;
-  else if (name == "%clock_hi")
-    i.exec = read_clock<uint32_t, 1>;
-  else if (name == "%clock64")
-    i.exec = read_clock<uint64_t, 0>;
-  else if (name == "%globaltimer")
-    i.exec = read_clock<uint64_t, 2>;
-  else if (name == "%globaltimer_lo")
-    i.exec = read_clock<uint32_t, 2>;
-  else if (name == "%globaltimer_hi")
-    i.exec = read_clock<uint32_t, 3>;
-  else
-    return false;
-  const bool wide = name == "%clock64" || name == "%globaltimer";
-  i.slot[0] = wide ? destination<uint64_t>(d, d.s.args[0]) : destination<uint32_t>(d, d.s.args[0]);
-  return true;
 }
 
 // Vectors: the first element is the lowest part. `list` has the parts' places.
@@ -147,7 +107,6 @@ void decode_mov(Decoder& d, Inst& i) {
   if (d.s.args.size() != 2) d.unknown("operands");
   i.cls = Class::move;
   const Kind to = d.s.args[0].kind, from = d.s.args[1].kind;
-  if (decode_clock(d, i)) return;
   if (to == Kind::vector || from == Kind::vector) {
     if (to == from || type[0] != 'b') d.unknown("operands");
     if (type == "b16") return decode_vector<uint16_t>(d, i);
