@@ -291,6 +291,7 @@ void finish_async(Cta& cta) {
   for (Copies& c : cta.async->copies) carry_out_copies(c, kAllLanes, kNoGroup, c.issued, done);
   finish_bulk(cta);
   finish_mbarriers(cta);
+  finish_wgmma(cta);
   cta.async.reset();
 }
 

@@ -148,6 +148,7 @@ void decode_copy_arrive(Decoder&, Inst&);  // mbarrier.cpp: cp.async.mbarrier.ar
 void decode_mbarrier(Decoder&, Inst&);
 void finish_bulk(Cta&);  // stores that no wait_group demanded
 void finish_mbarriers(Cta&);
+void finish_wgmma(Cta&);
 
 template <class Make>
 void issue_loads(Warp& w, const Inst& i, int lane, const BulkTarget& target, int bytes, int align, Make make) {
