@@ -77,7 +77,7 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
   }
   if (strict().adversarial) {
     for (Mask m = lanes; m; m &= m - 1) {
-      const int l = __builtin_ctz(m);
+      const int l = copy->transfer.lane = __builtin_ctz(m);
       begin_pending(copy->transfer, *w.cta, Space::shared, copy->to[l], copy->size, Use::write);
     }
     copies.queue.push_back(std::move(copy));
@@ -86,7 +86,6 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
   copies.queue.push_back(std::move(copy));
   Clock done;
   carry_out_copies(copies, lanes, kNoGroup, copies.issued, done);
-  acquire(w, lanes, done);
   return Flow::next;
 }
 
@@ -103,8 +102,7 @@ Flow exec_wait(Warp& w, const Inst& i, Mask lanes) {
   uint32_t limit[kLanes];
   for (int l = 0; l < kLanes; ++l) limit[l] = copies.commits[l] > newest ? copies.commits[l] - newest : 0;
   Clock done;
-  carry_out_copies(copies, lanes, limit, 0, done);
-  acquire(w, lanes, done);
+  carry_out_copies(copies, lanes, limit, 0, done);  // each lane has seen its own copies; `done` would add the others'
   return Flow::next;
 }
 
@@ -266,7 +264,7 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
     if (due) {
       Cta& cta = *c->transfer.cta;
       for (Mask m = due; m; m &= m - 1) {
-        const int l = __builtin_ctz(m);
+        const int l = c->transfer.lane = __builtin_ctz(m);
         if (strict().adversarial) end_pending(c->transfer, cta, Space::shared, c->to[l], c->size);
         std::byte bytes[16] = {};
         if (c->read[l])

@@ -239,12 +239,15 @@ struct Aligned {  // allocator
   bool operator==(const Aligned&) const = default;
 };
 
+uint64_t new_launch();  // strict.cpp
+
 struct Grid {
   Program* program = nullptr;
   Dim3 grid, block, cluster;
   int64_t dynamic_shared = 0;
   std::vector<std::byte, Aligned<std::byte>> params;  // a tensor map in it wants 64 bytes
   uint64_t seed = 0;
+  uint64_t launch = new_launch();  // a number that no other launch has
   uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
   bool explicit_cluster = false;
   uint64_t max_steps = 4'000'000'000;  // instructions of one warp
