@@ -13,7 +13,7 @@ struct View {
   char* data;
   int64_t batch, head, row, column;
 
-  explicit operator bool() const { return data != nullptr; }
+  SACCADE_FN explicit operator bool() const { return data != nullptr; }
 };
 
 /// Of (B, H, N[, D]) or (T, H[, D]).

@@ -192,6 +192,11 @@ struct Keep {
   static constexpr int kNibbles = kBlocks * (kDown ? 2 * M : 2 * N) * kCounters;
   uint32_t bits[(kNibbles + 7) / 8];
 
+  /// All of them.
+  __device__ __forceinline__ Keep() {
+#pragma unroll
+    for (uint32_t& word : bits) word = ~0u;
+  }
   __device__ __forceinline__ Keep(const Terms& t, const Place& at) {
     const uint32_t key = static_cast<uint32_t>(at.key(0, 0, 0));
     const uint32_t shift = key / 16 % 4;  // blocks of fewer than 64 keys may start at any word

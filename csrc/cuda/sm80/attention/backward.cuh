@@ -1,5 +1,5 @@
 #pragma once
-#include "cuda/attention/scores.cuh"
+#include "cuda/attention/online.cuh"
 #include "cuda/sm80/attention/backward.h"
 #include "cuda/tile/mma.cuh"
 
@@ -32,7 +32,7 @@ struct RowShares {
 /// Products s = q·k and dp = dout·v become p and ds of plain scores, log2 units folded into the exponent.
 template <class Place, int M, int N>
 __device__ __forceinline__ void plain_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const BackwardParams& p,
-                                               const Statistics<Place, M, N>& row, const math::Range& range,
+                                               const Statistics<Place, M, N>& row, const Range& range,
                                                const Place& at, bool edge) {
   each<M, N>([&](int m, int n, int e) {
     const int r = row.index(m, n, e);
@@ -52,7 +52,7 @@ __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp
   float capped[M][N][4];
   modify<T>(s, t, at, capped);
   if (edge) mask(s, t.s.range, at);
-  const PerQuery<Place, M, N> gate(at, [&](int64_t i, int32_t h) { return t.gate(i, h); });
+  const PerQuery<Place, M, N> gate(at, [&](int32_t i, int32_t h) { return t.gate(i, h); });
   const Keep<Place, M, N> keep = p.drop_below ? Keep<Place, M, N>(t, at) : Keep<Place, M, N>();
   each<M, N>([&](int m, int n, int e) {
     const int r = row.index(m, n, e);
@@ -65,7 +65,7 @@ __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp
           static_cast<float>(static_cast<int32_t>(t.s.range.position(at.query(m, n, e)) - at.key(m, n, e)));
       shares->slope[r] = fmaf(ds, -fabsf(distance), shares->slope[r]);
     }
-    s[m][n][e] = gate(m, n, e) * w;
+    s[m][n][e] = w == 0 ? 0.0f : gate(m, n, e) * w;
     dp[m][n][e] = ds;
   });
   if constexpr (!kOfScore)

@@ -77,15 +77,15 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const Piece piece = find_key_piece(p, Tile::kKeys, blockIdx.x);
   if (piece.index < 0) return;
   const Sequence s(p, piece.batch);
-  const math::Range& range = s.range;
-  const int64_t j0 = piece.index * Tile::kKeys;
+  const Range& range = s.range;
+  const int32_t j0 = piece.index * Tile::kKeys;
   if (j0 >= range.keys) return;
   const auto rows = static_cast<int>(range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys);
   const int32_t hk = blockIdx.y;
   const Terms terms{p, s};
 
-  const int64_t begin = range.query_begin(j0) / kQueries * kQueries, end = range.query_end(j0 + rows - 1);
-  const int64_t tiles = begin < end ? (end - begin + kQueries - 1) / kQueries : 0;
+  const int32_t begin = range.query_begin(j0) / kQueries * kQueries, end = range.query_end(j0 + rows - 1);
+  const int32_t tiles = begin < end ? (end - begin + kQueries - 1) / kQueries : 0;
   const auto query_tile = [&](int stage) {
     return typename Tile::Query{base + Tile::kQuery + stage * 2 * Tile::Query::kBytes};
   };
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const auto statistics = [&](int stage) {
     return reinterpret_cast<const RowStatistics*>(shared + Tile::kStatistics) + stage * kQueries;
   };
-  const auto load = [&](int32_t h, int64_t i0, int stage) {
+  const auto load = [&](int32_t h, int32_t i0, int stage) {
     const int inside = range.queries - i0 < kQueries ? static_cast<int>(range.queries - i0) : kQueries;
     query_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)),
                                               p.query.row, inside, p.head_dim, thread);
@@ -117,12 +117,13 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   float dk[M][Tile::kOfKey ? V : 2][4], dv[M][Tile::kOfValue ? V : 2][4];
   clear(dk), clear(dv);
   bool marked = false;
-  int64_t i0 = begin;
+  int32_t i0 = begin;
   int32_t h = hk * p.group;
-  for (int64_t x = 0; x < tiles * p.group; ++x) {
+  const int32_t steps = tiles * p.group;
+  for (int32_t x = 0; x < steps; ++x) {
     const int stage = kStages == 2 ? static_cast<int>(x & 1) : 0;
     const bool last = i0 + kQueries >= end;
-    const int64_t next_i0 = last ? begin : i0 + kQueries;
+    const int32_t next_i0 = last ? begin : i0 + kQueries;
     const int32_t next_h = last ? h + 1 : h;
     if (kStages == 1) {
       __syncthreads();
@@ -130,9 +131,9 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
-    if (kStages == 2 && x + 1 < tiles * p.group) load(next_h, next_i0, stage ^ 1);
+    if (kStages == 2 && x + 1 < steps) load(next_h, next_i0, stage ^ 1);
     const typename Tile::Query query = query_tile(stage), dout = dout_tile(stage);
-    const int64_t i1 = i0 + kQueries < range.queries ? i0 + kQueries : range.queries;
+    const int32_t i1 = i0 + kQueries < range.queries ? i0 + kQueries : range.queries;
     const bool edge = i1 - i0 < kQueries || needs_mask(range, i0, i1, j0, j0 + Tile::kKeys);
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // weights that are 0 because of a rule
     bool nonfinite = false;
@@ -144,12 +145,6 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
 
     using Place = KeysDown;
     const Place at(i0, j0 + row0, h, lane);
-    Statistics<Place, M, N> row;
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const float4 two = *reinterpret_cast<const float4*>(statistics(stage) + 8 * n + 2 * (lane & 3));
-      row.lse2[2 * n] = two.x, row.delta[2 * n] = two.y, row.lse2[2 * n + 1] = two.z, row.delta[2 * n + 1] = two.w;
-    }
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
     multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
@@ -157,12 +152,20 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     if constexpr (Tile::kOfKey)
       multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
           dp, value.corner_down(lane) + row0 * Tile::Key::kRowBytes, dout.corner_across(lane));
+    Statistics<Place, M, N> row;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const float4 two = *reinterpret_cast<const float4*>(statistics(stage) + 8 * n + 2 * (lane & 3));
+      row.lse2[2 * n] = two.x, row.delta[2 * n] = two.y, row.lse2[2 * n + 1] = two.z, row.delta[2 * n + 1] = two.w;
+    }
     if constexpr (kGeneral) {
       general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
       if (Tile::kOfKey && p.temperature) {
         const PerQuery<Place, M, N> temperature(
-            at, [&](int64_t i, int32_t head) { return terms.per_query(p.temperature, i, head); });
-        each<M, N>([&](int m, int n, int e) { dp[m][n][e] *= temperature(m, n, e); });
+            at, [&](int32_t i, int32_t head) { return terms.per_query(p.temperature, i, head); });
+        each<M, N>([&](int m, int n, int e) {
+          if (dp[m][n][e] != 0) dp[m][n][e] *= temperature(m, n, e);
+        });
       }
     } else {
       plain_gradient(w, dp, p, row, range, at, edge);

@@ -58,21 +58,21 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
   if (piece.index < 0) return;
   const Sequence s(p, piece.batch);
-  const math::Range& range = s.range;
+  const Range& range = s.range;
   if (piece.index * Tile::kQueries >= range.queries) return;
   // The last tiles of a causal sequence are the longest and go first.
-  const int64_t i0 = ((range.queries + Tile::kQueries - 1) / Tile::kQueries - 1 - piece.index) * Tile::kQueries;
-  const int64_t i1 = i0 + Tile::kQueries < range.queries ? i0 + Tile::kQueries : range.queries;
+  const int32_t i0 = ((range.queries + Tile::kQueries - 1) / Tile::kQueries - 1 - piece.index) * Tile::kQueries;
+  const int32_t i1 = i0 + Tile::kQueries < range.queries ? i0 + Tile::kQueries : range.queries;
   const int32_t h = blockIdx.y, hk = h / p.group;
   const Terms terms{p, s};
 
-  const int64_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
-  const auto key_tile = [&](int64_t j0) {
+  const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
+  const auto key_tile = [&](int32_t j0) {
     const int stage = kStages == 2 ? static_cast<int>(j0 / Tile::kKeys & 1) : 0;
     return typename Tile::Key{keys + stage * 2 * Tile::Key::kBytes};
   };
-  const auto value_tile = [&](int64_t j0) { return typename Tile::Key{key_tile(j0).base + Tile::Key::kBytes}; };
-  const auto load = [&](int64_t j0) {
+  const auto value_tile = [&](int32_t j0) { return typename Tile::Key{key_tile(j0).base + Tile::Key::kBytes}; };
+  const auto load = [&](int32_t j0) {
     const int rows = range.keys - j0 < Tile::kKeys ? static_cast<int>(range.keys - j0) : Tile::kKeys;
     key_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row,
                                          rows, p.head_dim, thread);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   Statistics<Place, M, N> row;
 #pragma unroll
   for (int r = 0; r < 2 * M; ++r) {
-    const int64_t i = i0 + row0 + 8 * r + (lane >> 2);
+    const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
     const bool inside = i < i1;
     const float lse = inside ? *s.query_row<const float>(p.lse, h, i) : -kInf;
     row.lse2[r] = lse == -kInf ? kInf : lse * kLog2e;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   float dq[M][kDim / 8][4];
   clear(dq);
   RowShares<M> shares;
-  for (int64_t j0 = begin; j0 < end; j0 += Tile::kKeys) {
+  for (int32_t j0 = begin; j0 < end; j0 += Tile::kKeys) {
     if (kStages == 1) {
       __syncthreads();
       load(j0);
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   if constexpr (kGeneral) {
 #pragma unroll
     for (int r = 0; r < 2 * M; ++r) {
-      const int64_t i = i0 + row0 + 8 * r + (lane >> 2);
+      const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
       if (p.dtemperature) {  // Σ_j dx·q·k = q·Σ_j dx·k
         float dot = 0;
 #pragma unroll
