@@ -153,7 +153,22 @@ const Table& families() {
   return table;
 }
 
-std::string hex(uint64_t v, int bytes) { return std::to_string(bytes) + ":" + std::to_string(v); }
+std::string key(uint64_t v, int bytes) { return std::to_string(bytes) + ":" + std::to_string(v); }
+
+Place constant(Program& p, uint64_t value, int bytes) {
+  auto& s = *p.state;
+  if (bytes && bytes < 8) value &= (uint64_t{1} << (8 * bytes)) - 1;
+  const auto [it, fresh] = s.constants.try_emplace(key(value, bytes), 0);
+  if (!fresh) return it->second;
+  const Place place = it->second = s.allocate(bytes);
+  const Mask mask = value ? kAllLanes : 0;
+  if (bytes == 0) std::memcpy(&s.image[place], &mask, sizeof mask);
+  const int stride = std::max(bytes, 2);
+  if (bytes == 16) std::memset(&s.image[place], 0, 16 * kLanes);
+  if (bytes)
+    for (int l = 0; l < kLanes; ++l) std::memcpy(&s.image[place + l * stride], &value, std::min(stride, 8));
+  return place;
+}
 
 }  // namespace
 
@@ -185,6 +200,7 @@ std::unique_ptr<Program> decode(const ptx::Module& m, const ptx::Function& kerne
         family->second(d, in);
       }
       if (!in.exec) d.unknown("its decoder chose nothing to execute");
+      if (in.converge == Converge::member && in.mask_slot == constant(*p, kAllLanes, 4)) in.converge = Converge::all;
       p->code.push_back(in);
     }
     Inst end;
@@ -269,21 +285,6 @@ bool is_special(std::string_view name) {
                                                              "%total_smem_size",
                                                              "%aggr_smem_size"};
   return names.contains(name) || name.starts_with("%envreg");
-}
-
-Place constant(Program& p, uint64_t value, int bytes) {
-  auto& s = *p.state;
-  if (bytes && bytes < 8) value &= (uint64_t{1} << (8 * bytes)) - 1;
-  const auto [it, fresh] = s.constants.try_emplace(hex(value, bytes), 0);
-  if (!fresh) return it->second;
-  const Place place = it->second = s.allocate(bytes);
-  const Mask mask = value ? kAllLanes : 0;
-  if (bytes == 0) std::memcpy(&s.image[place], &mask, sizeof mask);
-  const int stride = std::max(bytes, 2);
-  if (bytes == 16) std::memset(&s.image[place], 0, 16 * kLanes);
-  if (bytes)
-    for (int l = 0; l < kLanes; ++l) std::memcpy(&s.image[place + l * stride], &value, std::min(stride, 8));
-  return place;
 }
 
 Place at_start(Program& p, std::string special, uint64_t offset, int bytes) {

@@ -41,6 +41,8 @@ std::string line_text(const Program& p, int line) {
   return "line " + std::to_string(line) + ": " + std::string(ptx::source_line(*p.module, line));
 }
 
+constexpr size_t kReport = 12'000;  // characters of a report; a grid has more warps than anybody reads
+
 // Every group of a warp: where it stands and why.
 std::string standing(const Warp& w) {
   const Warp::State& s = *w.state;
@@ -76,6 +78,7 @@ void Warp::State::move(Mask lanes, uint32_t pc) {
 namespace {
 
 constexpr uint32_t kSpinsBeforeRotating = 2048;
+constexpr int kSameStates = 4;
 
 enum class Stop : uint8_t { quantum, waits, yields, finished };
 
@@ -368,18 +371,20 @@ std::unique_ptr<Resident> start(Grid& g, uint64_t index) {
 
 // What the workers of a launch share.
 struct Launch {
+  Launch(Grid& g, uint64_t n) : grid(g), clusters(n) {}
   Grid& grid;
   uint64_t clusters;
   std::vector<uint64_t> order;  // empty: as they are numbered
   std::atomic<uint64_t> next{0};
   std::atomic<uint64_t> progress{0};  // grows with every quantum in which a warp moved
   std::atomic<int> resident{0};
-  int most_resident;
+  int most_resident = 0;
   std::atomic<bool> failed{false};
   std::mutex mutex;
   std::exception_ptr fault;
-  int workers, stuck = 0;  // under mutex: workers without a warp that can move
-  uint64_t stuck_at = 0;   // the progress at which they found out
+  std::atomic<int> spinning{0};  // workers all of whose warps repeat themselves
+  int workers = 0, stuck = 0;    // under mutex: workers without a warp that can move
+  uint64_t stuck_at = 0;         // the progress at which they found out
   std::string stuck_report;
 };
 
@@ -391,11 +396,19 @@ class Worker {
   void run() try {
     while (!l_.failed.load(std::memory_order_relaxed)) {
       if (residents_.empty() && !admit()) {
+        if (l_.next.load() < l_.clusters) {  // others hold all that may be resident
+          stuck();
+          continue;
+        }
         std::lock_guard lock(l_.mutex);
+        repeats(0);
         --l_.workers;
         return;
       }
-      if (!step()) stuck();
+      if (step())
+        watch();
+      else
+        stuck();
     }
   } catch (...) {
     std::lock_guard lock(l_.mutex);
@@ -409,6 +422,36 @@ class Worker {
   std::vector<std::unique_ptr<Resident>> residents_;
   uint64_t steps_ = 0, counted_at_ = ~uint64_t{0};
   size_t current_ = 0;
+  uint64_t state_hash_ = 0;
+  int same_ = 0;
+
+  // A worker repeats itself while no register of its warps changes: a spin on what nobody writes any more. (A loop that
+  // counts or reads a clock is not found, but ends at Grid::max_steps.)
+  void watch() {
+    if (steps_ % (1 << 15)) return;
+    uint64_t h = 0;
+    for (const auto& r : residents_)
+      for (const Warp* w : r->warps) {
+        h = h * 31 + w->alive;
+        const auto* words = reinterpret_cast<const uint64_t*>(w->regs);
+        for (size_t i = 0; i < l_.grid.program->register_bytes / 8; ++i) h = (h ^ words[i]) * 0x9E3779B97F4A7C15u;
+      }
+    repeats(h == state_hash_ ? same_ + 1 : 0);
+    state_hash_ = h;
+    if (same_ < kSameStates) return;
+    std::lock_guard lock(l_.mutex);
+    if (l_.spinning.load() < l_.workers) return;
+    std::string report;
+    for (const auto& r : residents_)
+      for (const Warp* w : r->warps)
+        if (w->state->count && report.size() < kReport) report += standing(*w);
+    throw Fault("livelock: the warps of " + l_.grid.program->function->name + " loop without an effect" + report);
+  }
+  void repeats(int same) {
+    const bool was = same_ >= kSameStates, is = same >= kSameStates;
+    same_ = same;
+    if (was != is) l_.spinning += is ? 1 : -1;
+  }
 
   bool admit() {
     if (l_.resident.fetch_add(1) >= l_.most_resident) {
@@ -479,15 +522,17 @@ class Worker {
       ++l_.stuck;
       for (const auto& r : residents_)
         for (const Warp* w : r->warps)
-          if (w->state->count) l_.stuck_report += standing(*w);
+          if (w->state->count && l_.stuck_report.size() < kReport) l_.stuck_report += standing(*w);
     }
     if (l_.stuck >= l_.workers && l_.progress.load() == before)
       throw Fault("deadlock: no warp of " + l_.grid.program->function->name + " can go on" + l_.stuck_report);
-    while (l_.progress.load() == before && !l_.failed.load() && l_.stuck < l_.workers) {
+    if (same_ < kSameStates) repeats(kSameStates);  // until a state differs from the one that is seen next
+    state_hash_ = 0;
+    do {
       lock.unlock();
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
       lock.lock();
-    }
+    } while (l_.progress.load() == before && !l_.failed.load() && l_.stuck < l_.workers);
   }
 };
 
@@ -500,7 +545,7 @@ void run(Grid& g) {
   int threads = device().threads ? device().threads : static_cast<int>(std::thread::hardware_concurrency());
   threads = static_cast<int>(std::clamp<uint64_t>(clusters, 1, std::max(threads, 1)));
   const uint32_t ctas = c.x * c.y * c.z;
-  Launch l{g, clusters, {}, {}, {}, {}, 0, {}, {}, {}, 0, 0, 0, {}};
+  Launch l(g, clusters);
   l.most_resident = g.resident ? std::max(1, static_cast<int>(g.resident / ctas)) : 1 << 20;
   threads = std::min(threads, l.most_resident);
   l.workers = threads;
