@@ -26,29 +26,29 @@ __device__ inline Rows key_rows(const Params& p, int64_t b) {
 using Range = math::BasicRange<int32_t>;  // kernels refuse more rows (attention/limits.h); half the registers
 
 struct Sequence {
-  int64_t batch, query0, key0;  // query0, key0: first rows, 0 when dense
+  int32_t batch, query0, key0;  // query0, key0: first rows, 0 when dense
   Range range;
 
-  __device__ Sequence(const Params& p, int64_t b) : batch(b) {
+  __device__ Sequence(const Params& p, int32_t b) : batch(b) {
     const Rows q = query_rows(p, b), k = key_rows(p, b);
-    query0 = q.first, key0 = k.first;
+    query0 = static_cast<int32_t>(q.first), key0 = static_cast<int32_t>(k.first);
     range = Range::make(static_cast<int32_t>(q.count), static_cast<int32_t>(k.count), p.causal, p.left, p.right);
   }
 
   /// First element of row i (a query) or j (a key) of one head.
   template <class X>
-  __device__ X* query_row(const View& t, int64_t h, int64_t i) const {
-    return reinterpret_cast<X*>(t.data) + batch * t.batch + h * t.head + (query0 + i) * t.row;
+  __device__ X* query_row(const View& t, int32_t h, int32_t i) const {
+    return reinterpret_cast<X*>(t.data) + batch * t.batch + h * t.head + static_cast<int64_t>(query0 + i) * t.row;
   }
   template <class X>
-  __device__ X* key_row(const View& t, int64_t h, int64_t j) const {
-    return reinterpret_cast<X*>(t.data) + batch * t.batch + h * t.head + (key0 + j) * t.row;
+  __device__ X* key_row(const View& t, int32_t h, int32_t j) const {
+    return reinterpret_cast<X*>(t.data) + batch * t.batch + h * t.head + static_cast<int64_t>(key0 + j) * t.row;
   }
 };
 
 /// Piece `index` of sequence `batch`; index may lie past the sequence's last piece, and is −1 for no piece at all.
 struct Piece {
-  int64_t batch, index;
+  int32_t batch, index;
 };
 
 /// Piece x of an axis of `total` rows (per sequence when dense) cut into pieces of `size`; see piece_count.
@@ -56,7 +56,7 @@ __device__ inline Piece find_piece(const Params& p, const int32_t* cu, int64_t s
                                    int64_t x) {
   if (!p.packed) {
     const int64_t pieces = (total + size - 1) / size;
-    return {x / pieces, x % pieces};
+    return {static_cast<int32_t>(x / pieces), static_cast<int32_t>(x % pieces)};
   }
   const auto place = [&](int64_t b) { return packed_rows(cu, stride, b, total).first / size + b; };
   int64_t lo = 0, hi = p.batch;
@@ -65,7 +65,7 @@ __device__ inline Piece find_piece(const Params& p, const int32_t* cu, int64_t s
     (place(mid) <= x ? lo : hi) = mid;
   }
   const int64_t index = x - place(lo);
-  return {lo, index < 0 ? -1 : index};
+  return {static_cast<int32_t>(lo), index < 0 ? -1 : static_cast<int32_t>(index)};
 }
 __device__ inline Piece find_query_piece(const Params& p, int64_t size, int64_t x) {
   return find_piece(p, p.cu_q, p.cu_q_stride, p.queries, size, x);

@@ -8,6 +8,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/// The same address, of which the compiler knows nothing: what is derived from it is computed where it is used, not
+/// kept in registers over a loop.
+__device__ __forceinline__ uint32_t opaque(uint32_t address) {
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
 /// 16 bytes past L1; of the source only the first `bytes` are read, the rest becomes zero.
 __device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");

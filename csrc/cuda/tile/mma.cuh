@@ -115,7 +115,7 @@ __device__ __forceinline__ void load_b_columns(typename Fragment<T>::B (&b)[2], 
                                                int k, int pair) {
   if constexpr (Fragment<T>::kDepth == 16) {
     uint32_t x[4];
-    ptx::ldmatrix_x4_trans(x, (corner + k * 16 * Tile::kRowBytes) ^ (pair * 32));
+    ptx::ldmatrix_x4_trans(x, (corner ^ (pair * 32)) + k * 16 * Tile::kRowBytes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) b[i / 2].x[i % 2] = x[i];
   } else {
@@ -137,15 +137,16 @@ __device__ __forceinline__ void load_b_columns(typename Fragment<T>::B (&b)[2], 
 template <class T, class TileA, class TileB, int kColumns, int M, int N>
 __device__ __forceinline__ void multiply_rows(float (&s)[M][N][4], uint32_t a, uint32_t b) {
   static_assert(N % 2 == 0);
+  a = ptx::opaque(a), b = ptx::opaque(b);
 #pragma unroll
   for (int k = 0; k < kColumns / Fragment<T>::kDepth; ++k) {
     typename Fragment<T>::A fa[M];
 #pragma unroll
-    for (int m = 0; m < M; ++m) load_a<T>(fa[m], (a + m * 16 * TileA::kRowBytes) ^ (k * 32));
+    for (int m = 0; m < M; ++m) load_a<T>(fa[m], (a ^ (k * 32)) + m * 16 * TileA::kRowBytes);
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       typename Fragment<T>::B fb[2];
-      load_b<T>(fb, (b + n * 8 * TileB::kRowBytes) ^ (k * 32));
+      load_b<T>(fb, (b ^ (k * 32)) + n * 8 * TileB::kRowBytes);
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         mma_step(s[m][n], fa[m], fb[0], T{});

@@ -44,16 +44,20 @@ struct SharedTile {
   /// columns past `columns` become zero and are not read. Every one of kThreads threads calls it.
   template <int kThreads>
   __device__ __forceinline__ void load(const char* from, int64_t stride, int rows, int columns, int thread) const {
-    static_assert(kThreads % kUnits == 0 && kRows % (kThreads / kUnits) == 0);
-    constexpr int kStep = kThreads / kUnits;
-    const int u = thread % kUnits, row = thread / kUnits, left = columns * kElement - u * kUnit;
-    const int bytes = left < 0 ? 0 : left > kUnit ? kUnit : left;
-    const char* source = from + (row * stride) * kElement + (bytes ? u * kUnit : 0);
+    constexpr int kAcross = kUnits < kThreads ? kUnits : kThreads, kStep = kThreads / kAcross;
+    static_assert(kThreads % kAcross == 0 && kUnits % kAcross == 0 && kRows % kStep == 0);
+    const int row = thread / kAcross;
 #pragma unroll
-    for (int r = 0; r < kRows; r += kStep) {
-      const bool inside = row + r < rows;
-      ptx::cp_async_16(unit(row + r, u), inside ? source : from, inside ? bytes : 0);
-      source += kStep * stride * kElement;
+    for (int part = 0; part < kUnits; part += kAcross) {
+      const int u = thread % kAcross + part, left = columns * kElement - u * kUnit;
+      const int bytes = left < 0 ? 0 : left > kUnit ? kUnit : left;
+      const char* source = from + (row * stride) * kElement + (bytes ? u * kUnit : 0);
+#pragma unroll(kRows / kStep > 8 ? 4 : 8)
+      for (int r = 0; r < kRows; r += kStep) {
+        const bool inside = row + r < rows;
+        ptx::cp_async_16(unit(row + r, u), inside ? source : from, inside ? bytes : 0);
+        source += kStep * stride * kElement;
+      }
     }
   }
 

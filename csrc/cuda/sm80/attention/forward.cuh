@@ -1,12 +1,10 @@
 #pragma once
 #include "cuda/attention/online.cuh"
+#include "cuda/sm80/attention/decode.h"
 
 // Forward: a CTA holds a tile of queries and walks the key tiles that some of its rows see. K and V have one buffer
 // each and one of them is always on its way: V is copied under q·k, the next K under softmax and p·v.
 namespace saccade::cuda {
-
-/// Sequences of at most this many queries take the split-KV form (decode.cuh).
-constexpr int64_t kDecodeRows = 16;
 
 template <class T, int kDim, bool kModified>
 struct ForwardTile {
@@ -22,9 +20,9 @@ struct ForwardTile {
   static constexpr int kCtas = kDim == 256 ? 1 : k32 && kDim == 128 ? 1 : 2;  // on an SM with 164 KiB
   using Query = SharedTile<T, kQueries, kDim>;
   using Key = SharedTile<T, kKeys, kDim>;
-  static constexpr int kShared =
-      Query::kBytes +
-      2 * Key::kBytes;  // KiB: hd64 32 (modified 24), 128: 64 (48), 256: 128; fp32 64 (48), 96 (64), 128
+  // KiB: hd64 32 (modified 24), 128: 64 (48), 256: 128; fp32 64 (48), 96 (64), 128
+  static constexpr int kTiles = Query::kBytes + 2 * Key::kBytes;
+  static constexpr int kShared = kTiles + static_cast<int>(sizeof(Sequence));
 };
 
 /// Rows of a finished tile: elements through the warp's rows of `tile` (no longer needed), then 16 bytes a lane to
@@ -76,16 +74,23 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
   const typename Tile::Key key{query.base + Tile::Query::kBytes}, value{key.base + Tile::Key::kBytes};
   const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * M * 16;
 
-  const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
-  if (piece.index < 0) return;
-  const Sequence s(p, piece.batch);
+  // What is rarely needed stays out of the registers of a loop that needs them all.
+  auto* const place = reinterpret_cast<Sequence*>(shared + Tile::kTiles);
+  int32_t i0;
+  {
+    const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
+    if (piece.index < 0) return;
+    const Sequence s(p, piece.batch);
+    const int32_t queries = s.range.queries, tiles = (queries + Tile::kQueries - 1) / Tile::kQueries;
+    if (piece.index >= tiles || queries <= kDecodeRows) return;
+    i0 =
+        (tiles - 1 - piece.index) * Tile::kQueries;  // the last tiles of a causal sequence are the longest and go first
+    if (thread == 0) *place = s;
+    __syncthreads();
+  }
+  const Sequence& s = *place;
   const Range& range = s.range;
-  if (piece.index * Tile::kQueries >= range.queries || range.queries <= kDecodeRows) return;
-  // The last tiles of a causal sequence are the longest and go first.
-  const int32_t tiles = (range.queries + Tile::kQueries - 1) / Tile::kQueries;
-  const int32_t i0 = (tiles - 1 - static_cast<int32_t>(piece.index)) * Tile::kQueries;
-  const int32_t i1 = i0 + Tile::kQueries < range.queries ? i0 + Tile::kQueries : range.queries;
-  const int32_t h = blockIdx.y, hk = h / p.group;
+  const int32_t i1 = min(i0 + Tile::kQueries, range.queries), h = blockIdx.y, hk = h / p.group;
   const Terms terms{p, s};
 
   const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
