@@ -12,16 +12,41 @@ __device__ __forceinline__ int64_t first_row(const BackwardParams& p, const Sequ
   return h * p.rows + (p.packed ? s.query0 : s.batch * p.queries);
 }
 
-/// Each query's number in a block of accumulators, held per lane or read from shared memory.
-template <class Place, int M, int N>
-struct Statistics {
-  static constexpr int kCount = Place::kQueriesDown ? 2 * M : 2 * N;
-  float lse2[kCount], delta[kCount];
+/// The statistics of a block's queries. Queries down, a lane keeps those of its 2M rows; keys down, it reads those of a
+/// column pair when it gets there.
+template <class Place, int M>
+struct Statistics;
+template <int M>
+struct Statistics<QueriesDown, M> {
+  float lse2[2 * M], delta[2 * M];
 
-  __device__ __forceinline__ static int index(int m, int n, int e) {
-    return Place::kQueriesDown ? 2 * m + (e >> 1) : 2 * n + (e & 1);
-  }
+  __device__ __forceinline__ void enter(int) {}
+  static __device__ __forceinline__ int row(int m, int e) { return 2 * m + (e >> 1); }
 };
+template <int M>
+struct Statistics<KeysDown, M> {
+  const RowStatistics* from;  // of the lane's first query, in shared memory
+  float lse2[2], delta[2];
+
+  __device__ __forceinline__ void enter(int n) {
+    const float4 two = *reinterpret_cast<const float4*>(from + 8 * n);
+    lse2[0] = two.x, delta[0] = two.y, lse2[1] = two.z, delta[1] = two.w;
+  }
+  static __device__ __forceinline__ int row(int, int e) { return e & 1; }
+};
+
+/// f(m, n, e) for every element, column by column.
+template <int M, int N, class S, class F>
+__device__ __forceinline__ void each_with(S& statistics, F f) {
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    statistics.enter(n);
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) f(m, n, e, statistics.row(m, e));
+  }
+}
 
 /// Queries down: what each of a lane's 2M rows adds to the gradients of its parameters.
 template <int M>
@@ -32,10 +57,9 @@ struct RowShares {
 /// Products s = q·k and dp = dout·v become p and ds of plain scores, log2 units folded into the exponent.
 template <class Place, int M, int N>
 __device__ __forceinline__ void plain_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const BackwardParams& p,
-                                               const Statistics<Place, M, N>& row, const Range& range,
-                                               const Place& at, bool edge) {
-  each<M, N>([&](int m, int n, int e) {
-    const int r = row.index(m, n, e);
+                                               Statistics<Place, M>& row, const Range& range, const Place& at,
+                                               bool edge) {
+  each_with<M, N>(row, [&](int m, int n, int e, int r) {
     s[m][n][e] = math::exp2_bounded(fmaf(s[m][n][e], p.scale2, -row.lse2[r]));
     dp[m][n][e] = s[m][n][e] * (dp[m][n][e] - row.delta[r]);
   });
@@ -46,7 +70,7 @@ __device__ __forceinline__ void plain_gradient(float (&s)[M][N][4], float (&dp)[
 /// with kOfScore that of the score (the bias's). Where a weight is 0 nothing flows, whatever stands in the operands.
 template <class T, bool kOfScore, class Place, int M, int N>
 __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const Terms& t,
-                                                 const Statistics<Place, M, N>& row, const Place& at, bool edge,
+                                                 Statistics<Place, M>& row, const Place& at, bool edge,
                                                  RowShares<M>* shares) {
   const Params& p = t.p;
   float capped[M][N][4];
@@ -54,8 +78,7 @@ __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp
   if (edge) mask(s, t.s.range, at);
   const PerQuery<Place, M, N> gate(at, [&](int32_t i, int32_t h) { return t.gate(i, h); });
   const Keep<Place, M, N> keep = p.drop_below ? Keep<Place, M, N>(t, at) : Keep<Place, M, N>();
-  each<M, N>([&](int m, int n, int e) {
-    const int r = row.index(m, n, e);
+  each_with<M, N>(row, [&](int m, int n, int e, int r) {
     const float all = s[m][n][e] == -kInf ? 0.0f : math::exp2_bounded(s[m][n][e] - row.lse2[r]);
     const float w = keep(m, n, e) ? all * p.keep_scale : 0.0f, dw = w == 0 ? 0.0f : dp[m][n][e];
     float ds = all == 0 ? 0.0f : fmaf(gate(m, n, e) * w, dw, -all * row.delta[r]);

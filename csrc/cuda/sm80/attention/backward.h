@@ -1,5 +1,6 @@
 #pragma once
 #include "cuda/attention/params.h"
+#include "cuda/launch.h"
 
 namespace saccade::cuda {
 
@@ -33,7 +34,47 @@ struct BackwardParams : Params {
   }
 
   /// Whether the general kernels are needed; the plain ones know scale, causal and window.
-  bool general() const { return modifies() || gate; }
+  bool general() const { return modified || gate; }
 };
+
+/// The bias's gradient in tiles; few of them split what they sum over, partial sums are [splits][elements].
+struct BiasGradientParams : BackwardParams {
+  int64_t splits;
+  float* partial;
+
+  SACCADE_FN int64_t elements() const { return dbias_size[0] * dbias_size[1] * dbias_size[2] * dbias_size[3]; }
+};
+
+/// A parameter's gradient: each element of (B|1, Hq|1, N|1) sums the rows that it was broadcast to. Packed, rows are
+/// tokens and B is 1, but for slopes (B, Hq), which sum the tokens of a sequence.
+struct ReduceParams {
+  const float* shares;  // per-row numbers; null: those of the sinks, from the statistics
+  const RowStatistics* statistics;
+  View sinks, to;
+  int64_t size[3];                // of the result
+  int64_t batch, heads, queries;  // of the rows: [heads][batch][queries]
+  const int32_t* cu;              // where slopes of packed sequences need it
+  int64_t cu_stride;
+};
+
+/// Kernels of one operand type (math::Bf16, …), each in its own translation unit (query_gradient_bf16.cu, …).
+template <class T>
+struct QueryGradient {
+  static int shared_bytes(const Params&);
+  static void launch(Queue&, const BackwardParams&);
+};
+template <class T>
+struct KeyGradient {
+  static int shared_bytes(const Params&);
+  static void launch(Queue&, const BackwardParams&);
+};
+template <class T>
+struct BiasGradient {
+  static int shared_bytes(const Params&);
+  /// Splits that a problem's bias gradient takes.
+  static int64_t splits(const BackwardParams&);
+  static void launch(Queue&, const BiasGradientParams&);
+};
+void launch_reduce(Queue&, const ReduceParams&);
 
 }  // namespace saccade::cuda

@@ -1,5 +1,6 @@
 #pragma once
 #include "cuda/sm80/attention/backward.cuh"
+#include "cuda/sm80/attention/dims.h"
 
 // Second sweep of the backward: a CTA holds a tile of keys and values of one key head and walks the query tiles of the
 // group's heads that see some of them. With keys down, pᵀ and dsᵀ are A operands as they stand: dV += pᵀ·dout,
@@ -17,10 +18,7 @@ struct KeyTile {
   static constexpr int kBlocks = !k32 && kDim == 64 && !kGeneral ? 2 : 1;
   static constexpr int kWarps = kBlocks == 2 || (k32 && kDim >= 128) ? 4 : 8;
   static constexpr int kKeys = kWarps * kBlocks * 16;
-  static constexpr int kQueries = k32                        ? (kDim == 256 ? 16 : 32)
-                                  : kDim == 64               ? (kGeneral ? 64 : 32)
-                                  : kDim == 128 && !kGeneral ? 64
-                                                             : 32;
+  static constexpr int kQueries = k32 && kDim == 256 ? 16 : !k32 && kDim == 128 && !kGeneral ? 64 : 32;
   static constexpr int kStages = kDim == 256 && kOfKey ? 1 : 2;
   static constexpr int kThreads = kWarps * 32;
   using Key = SharedTile<T, kKeys, kDim>;
@@ -93,14 +91,18 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const auto statistics = [&](int stage) {
     return reinterpret_cast<const RowStatistics*>(shared + Tile::kStatistics) + stage * kQueries;
   };
+  const auto *queries = s.query_row<const Storage>(p.query, 0, 0), *douts = s.query_row<const Storage>(p.dout, 0, 0);
+  const RowStatistics* from_statistics = p.statistics + first_row(p, s, 0);
   const auto load = [&](int32_t h, int32_t i0, int stage) {
-    const int inside = range.queries - i0 < kQueries ? static_cast<int>(range.queries - i0) : kQueries;
-    query_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)),
-                                              p.query.row, inside, p.head_dim, thread);
-    dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.dout, h, i0)),
+    const int thread = ptx::opaque(threadIdx.x);  // what follows from it is not worth registers in the main loop
+    const int inside = range.queries - i0 < kQueries ? range.queries - i0 : kQueries;
+    query_tile(stage).template load<kThreads>(
+        reinterpret_cast<const char*>(queries + h * p.query.head + i0 * p.query.row), p.query.row, inside, p.head_dim,
+        thread);
+    dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(douts + h * p.dout.head + i0 * p.dout.row),
                                              p.dout.row, inside, p.value_dim, thread);
     if (thread < kQueries) {
-      const RowStatistics* from = p.statistics + first_row(p, s, h) + i0;
+      const RowStatistics* from = from_statistics + h * p.rows + i0;
       ptx::cp_async_8(ptx::shared_address(statistics(stage) + thread), thread < inside ? from + thread : from,
                       thread < inside ? 8 : 0);
     }
@@ -112,14 +114,14 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     value.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)), p.value.row, rows,
                                   p.value_dim, thread);
   ptx::cp_async_commit();
-  if (kStages == 2 && tiles > 0) load(hk * p.group, begin, 0);
+  const int32_t steps = tiles * p.group;
+  if (kStages == 2 && steps > 0) load(hk * p.group, begin, 0);
 
   float dk[M][Tile::kOfKey ? V : 2][4], dv[M][Tile::kOfValue ? V : 2][4];
   clear(dk), clear(dv);
   bool marked = false;
   int32_t i0 = begin;
   int32_t h = hk * p.group;
-  const int32_t steps = tiles * p.group;
   for (int32_t x = 0; x < steps; ++x) {
     const int stage = kStages == 2 ? static_cast<int>(x & 1) : 0;
     const bool last = i0 + kQueries >= end;
@@ -138,13 +140,13 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // weights that are 0 because of a rule
     bool nonfinite = false;
     if (holes) {
-      bool ok = !Tile::kOfKey || query.template share_finite<kThreads>(thread);
-      if (Tile::kOfValue) ok &= dout.template share_finite<kThreads>(thread);
+      bool ok = !Tile::kOfKey || query.template share_finite<kThreads>(ptx::opaque(thread));
+      if (Tile::kOfValue) ok &= dout.template share_finite<kThreads>(ptx::opaque(thread));
       nonfinite = __syncthreads_or(!ok);
     }
 
     using Place = KeysDown;
-    const Place at(i0, j0 + row0, h, lane);
+    const Place at(i0, j0 + row0, h, ptx::opaque(lane));
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
     multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
@@ -152,12 +154,7 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     if constexpr (Tile::kOfKey)
       multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
           dp, value.corner_down(lane) + row0 * Tile::Key::kRowBytes, dout.corner_across(lane));
-    Statistics<Place, M, N> row;
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const float4 two = *reinterpret_cast<const float4*>(statistics(stage) + 8 * n + 2 * (lane & 3));
-      row.lse2[2 * n] = two.x, row.delta[2 * n] = two.y, row.lse2[2 * n + 1] = two.z, row.delta[2 * n + 1] = two.w;
-    }
+    Statistics<Place, M> row{statistics(stage) + 2 * (lane & 3), {}, {}};
     if constexpr (kGeneral) {
       general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
       if (Tile::kOfKey && p.temperature) {
@@ -173,15 +170,15 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     if (nonfinite) {
       __syncthreads();
       // The gradients of pairs that see such a query are NaN by now, or 0; the weights are not.
-      if (Tile::kOfKey) clear_nonfinite<typename Tile::Query, kQueries, kThreads>(query, nullptr, thread);
+      if (Tile::kOfKey) clear_nonfinite<typename Tile::Query, kQueries, kThreads>(query, nullptr, ptx::opaque(thread));
       if (Tile::kOfValue) {
-        clear_nonfinite<typename Tile::Query, kQueries, kThreads>(dout, dout_marks, thread);
+        clear_nonfinite<typename Tile::Query, kQueries, kThreads>(dout, dout_marks, ptx::opaque(thread));
         if (!marked)
-          for (int i = thread; i < Tile::kKeys * Tile::Key::kUnits; i += kThreads) marks[i] = 0;
+          for (int i = ptx::opaque(thread); i < Tile::kKeys * Tile::Key::kUnits; i += kThreads) marks[i] = 0;
         marked = true;
       }
       __syncthreads();
-      if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, row0, lane);
+      if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, ptx::opaque(row0), lane);
     }
     if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, lane);
     if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, lane);
@@ -190,9 +187,10 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   ptx::cp_async_wait<0>();  // where no query was there
   __syncthreads();
 
+  const Sequence at_end(p, ptx::opaque(static_cast<uint32_t>(s.batch)));  // found again rather than kept
   if constexpr (Tile::kOfKey)
     store_rows<T>(
-        dk, [&](int) { return p.scale; }, key, row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dkey, hk, j0)),
+        dk, [&](int) { return p.scale; }, key, row0, reinterpret_cast<char*>(at_end.key_row<Storage>(p.dkey, hk, j0)),
         p.dkey, p.wide_dkey, rows, p.head_dim, lane);
   if constexpr (Tile::kOfValue) {
     if (marked)
@@ -203,9 +201,48 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
       });
     const typename Tile::Key room = Tile::kOfKey ? value : key;
     store_rows<T>(
-        dv, [](int) { return 1.0f; }, room, row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dvalue, hk, j0)),
+        dv, [](int) { return 1.0f; }, room, row0, reinterpret_cast<char*>(at_end.key_row<Storage>(p.dvalue, hk, j0)),
         p.dvalue, p.wide_dvalue, rows, p.value_dim, lane);
   }
+}
+
+template <class T, int kDim, bool kGeneral, KeySweep kSweep>
+void launch_key_sweep(Queue& queue, const BackwardParams& p) {
+  using Tile = KeyTile<T, kDim, kGeneral, kSweep>;
+  const auto pieces = static_cast<unsigned>(piece_count(p, p.keys, Tile::kKeys));
+  queue.launch<BackwardParams>(key_gradient_kernel<T, kDim, kGeneral, kSweep>, dim3(pieces, p.key_heads),
+                               Tile::kThreads, Tile::kShared, p);
+}
+
+template <class T, int kDim, bool kGeneral>
+void launch_key_gradient(Queue& queue, const BackwardParams& p) {
+  if constexpr (kDim == 256) {
+    launch_key_sweep<T, kDim, kGeneral, KeySweep::value>(queue, p);
+    launch_key_sweep<T, kDim, kGeneral, KeySweep::key>(queue, p);
+  } else {
+    launch_key_sweep<T, kDim, kGeneral, KeySweep::both>(queue, p);
+  }
+}
+
+template <class T, int kDim, bool kGeneral>
+constexpr int key_gradient_shared() {
+  if constexpr (kDim != 256) return KeyTile<T, kDim, kGeneral, KeySweep::both>::kShared;
+  constexpr int kValue = KeyTile<T, kDim, kGeneral, KeySweep::value>::kShared;
+  constexpr int kKey = KeyTile<T, kDim, kGeneral, KeySweep::key>::kShared;
+  return kValue > kKey ? kValue : kKey;
+}
+
+template <class T>
+int KeyGradient<T>::shared_bytes(const Params& p) {
+  return with_dim(
+      p, []<int n>(Dim<n>) { return max(key_gradient_shared<T, n, true>(), key_gradient_shared<T, n, false>()); });
+}
+
+template <class T>
+void KeyGradient<T>::launch(Queue& queue, const BackwardParams& p) {
+  with_dim(p, [&]<int n>(Dim<n>) {
+    p.general() ? launch_key_gradient<T, n, true>(queue, p) : launch_key_gradient<T, n, false>(queue, p);
+  });
 }
 
 }  // namespace saccade::cuda

@@ -1,5 +1,6 @@
 #pragma once
 #include "cuda/sm80/attention/backward.cuh"
+#include "cuda/sm80/attention/dims.h"
 
 // First sweep of the backward: a CTA holds a tile of queries with their dout and walks the key tiles that some of its
 // rows see, adding up dQ += dS·K. It also leaves each row's statistics for the second sweep, and its share of the
@@ -14,7 +15,10 @@ struct QueryTile {
   static constexpr int kBlocks = !kGeneral && (k32 ? kDim == 64 : kDim <= 128) ? 2 : 1;
   static constexpr int kWarps = (kBlocks == 2 && kDim == 64) || (k32 && kDim == 256) ? 4 : 8;
   static constexpr int kQueries = kWarps * kBlocks * 16;
-  static constexpr int kKeys = k32 ? (kDim == 256 ? 16 : 32) : kDim == 64 || (kDim == 128 && kGeneral) ? 64 : 32;
+  static constexpr int kKeys = k32                       ? (kDim == 256 ? 16 : 32)
+                               : kDim == 64              ? (kGeneral ? 64 : 48)
+                               : kDim == 128 && kGeneral ? 64
+                                                         : 32;
   static constexpr int kStages = kDim == 256 || (k32 && kDim == 128) ? 1 : 2;
   static constexpr int kThreads = kWarps * 32;
   using Query = SharedTile<T, kQueries, kDim>;
@@ -68,16 +72,19 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
 
   const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
   const auto key_tile = [&](int32_t j0) {
-    const int stage = kStages == 2 ? static_cast<int>(j0 / Tile::kKeys & 1) : 0;
+    const int stage = kStages == 2 ? j0 / Tile::kKeys & 1 : 0;
     return typename Tile::Key{keys + stage * 2 * Tile::Key::kBytes};
   };
   const auto value_tile = [&](int32_t j0) { return typename Tile::Key{key_tile(j0).base + Tile::Key::kBytes}; };
+  const auto *from_keys = s.key_row<const Storage>(p.key, hk, 0),
+             *from_values = s.key_row<const Storage>(p.value, hk, 0);
   const auto load = [&](int32_t j0) {
-    const int rows = range.keys - j0 < Tile::kKeys ? static_cast<int>(range.keys - j0) : Tile::kKeys;
-    key_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row,
-                                         rows, p.head_dim, thread);
-    value_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)),
-                                           p.value.row, rows, p.value_dim, thread);
+    const int thread = ptx::opaque(threadIdx.x);  // what follows from it is not worth registers in the main loop
+    const int rows = range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys;
+    key_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(from_keys + j0 * p.key.row), p.key.row, rows,
+                                         p.head_dim, thread);
+    value_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(from_values + j0 * p.value.row), p.value.row,
+                                           rows, p.value_dim, thread);
     ptx::cp_async_commit();
   };
   const auto rows = static_cast<int>(i1 - i0);
@@ -89,7 +96,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   if (kStages == 2 && begin < end) load(begin);
 
   using Place = QueriesDown;
-  Statistics<Place, M, N> row;
+  Statistics<Place, M> row;
 #pragma unroll
   for (int r = 0; r < 2 * M; ++r) {
     const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
@@ -117,7 +124,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
     const typename Tile::Key key = key_tile(j0), value = value_tile(j0);
     const bool edge = needs_mask(range, i0, i1, j0, j0 + Tile::kKeys);
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // score gradients that are 0 because of a rule
-    const bool nonfinite = holes && __syncthreads_or(!key.template share_finite<kThreads>(thread));
+    const bool nonfinite = holes && __syncthreads_or(!key.template share_finite<kThreads>(ptx::opaque(thread)));
 
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
@@ -125,14 +132,14 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
         w, query.corner_down(lane) + row0 * Tile::Query::kRowBytes, key.corner_across(lane));
     multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
         dp, dout.corner_down(lane) + row0 * Tile::Query::kRowBytes, value.corner_across(lane));
-    const Place at(i0 + row0, j0, h, lane);
+    const Place at(i0 + row0, j0, h, ptx::opaque(lane));
     if constexpr (kGeneral)
       general_gradient<T, false>(w, dp, terms, row, at, edge, &shares);
     else
       plain_gradient(w, dp, p, row, range, at, edge);
     if (nonfinite) {  // the gradients of pairs that see such a key are NaN by now, or 0
       __syncthreads();
-      clear_nonfinite<typename Tile::Key, Tile::kKeys, kThreads>(key, nullptr, thread);
+      clear_nonfinite<typename Tile::Key, Tile::kKeys, kThreads>(key, nullptr, ptx::opaque(thread));
       __syncthreads();
     }
     multiply_accumulators<T>(dq, dp, key, lane);
@@ -177,6 +184,27 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   };
   store_rows<T>(dq, factor, query, row0, reinterpret_cast<char*>(s.query_row<Storage>(p.dquery, h, i0)), p.dquery,
                 p.wide_dquery, rows, p.head_dim, lane);
+}
+
+template <class T>
+int QueryGradient<T>::shared_bytes(const Params& p) {
+  return with_dim(p,
+                  []<int n>(Dim<n>) { return max(QueryTile<T, n, true>::kShared, QueryTile<T, n, false>::kShared); });
+}
+
+template <class T, int kDim, bool kGeneral>
+void launch_query_gradient(Queue& queue, const BackwardParams& p) {
+  using Tile = QueryTile<T, kDim, kGeneral>;
+  const auto pieces = static_cast<unsigned>(piece_count(p, p.queries, Tile::kQueries));
+  queue.launch<BackwardParams>(query_gradient_kernel<T, kDim, kGeneral>, dim3(pieces, p.query_heads), Tile::kThreads,
+                               Tile::kShared, p);
+}
+
+template <class T>
+void QueryGradient<T>::launch(Queue& queue, const BackwardParams& p) {
+  with_dim(p, [&]<int n>(Dim<n>) {
+    p.general() ? launch_query_gradient<T, n, true>(queue, p) : launch_query_gradient<T, n, false>(queue, p);
+  });
 }
 
 }  // namespace saccade::cuda
