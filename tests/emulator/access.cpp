@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "strict.h"
@@ -38,32 +39,119 @@ Cta& shared_owner(Warp& w, const Inst& i, int lane, Use use, uint64_t address, i
   return cta;
 }
 
-void shared_access(Warp& w, const Inst& i, Mask lanes, Use use, Order, const uint64_t* address, int bytes,
-                   std::byte** host) {
+// Bank conflicts: 32 banks of 4 bytes; accesses of 8 and 16 bytes go by half and quarter warps; lanes at one word share.
+void count_shared(Mask lanes, const uint64_t* offset, int bytes) {
+  Counts& c = counts();
+  ++c.shared_requests;
+  const int group = bytes <= 4 ? kLanes : std::max(1, kLanes * 4 / bytes);
+  const int words = std::max(1, bytes / 4);
+  uint64_t wavefronts = 0, ideal = 0;
+  for (int first = 0; first < kLanes; first += group) {
+    const Mask part = lanes & (group == kLanes ? kAllLanes : ((Mask{1} << group) - 1) << first);
+    if (!part) continue;
+    uint64_t low = ~uint64_t{0};
+    for (int l = first; l < first + group; ++l) low = std::min(low, offset[l]);
+    // the usual case: within 128 bytes that start at a multiple of 4, every bank is asked for one word at most
+    bool near = true;
+    for (int l = first; l < first + group; ++l) near &= (offset[l] >> 2) - (low >> 2) + words <= 32;
+    if (near) {
+      ++wavefronts, ++ideal;
+      continue;
+    }
+    uint32_t word[128];
+    int n = 0;
+    for (Mask m = part; m; m &= m - 1)
+      for (int k = 0; k < words; ++k) word[n++] = static_cast<uint32_t>(offset[__builtin_ctz(m)] >> 2) + k;
+    std::sort(word, word + n);
+    n = static_cast<int>(std::unique(word, word + n) - word);
+    int bank[32] = {}, most = 0;
+    for (int k = 0; k < n; ++k) most = std::max(most, ++bank[word[k] % 32]);
+    wavefronts += most;
+    ideal += (n + 31) / 32;
+  }
+  c.shared_wavefronts += wavefronts;
+  c.shared_ideal += ideal;
+}
+
+void count_global(Mask lanes, const uint64_t* address, int bytes) {
+  Counts& c = counts();
+  ++c.global_requests;
+  c.global_bytes += static_cast<uint64_t>(__builtin_popcount(lanes)) * bytes;
+  uint64_t sector[2 * kLanes];
+  int n = 0;
+  bool sorted = true;
+  for (int l = 0; l < kLanes; ++l) {  // an access of 32 bytes is aligned: one sector
+    const uint64_t s = address[l] / 32;
+    if (n && sector[n - 1] == s) continue;
+    sorted &= !n || sector[n - 1] < s;
+    sector[n++] = s;
+  }
+  if (!sorted) {
+    std::sort(sector, sector + n);
+    n = static_cast<int>(std::unique(sector, sector + n) - sector);
+  }
+  c.global_sectors += n;
+}
+
+struct Values {
+  const std::byte (*of)[16] = nullptr;
+};
+
+void shared_access(Warp& w, const Inst& i, Mask lanes, Use use, Order order, const uint64_t* address, int bytes,
+                   std::byte** host, Values value) {
   Cta& cta = *w.cta;
   uint64_t any = 0, far = 0;
-  const uint64_t room = cta.shared.size() - bytes;
+  uint64_t offset[kLanes];
+  const uint64_t size = cta.shared.size(), room = size - bytes;
   for (int l = 0; l < kLanes; ++l) {
-    const uint64_t offset = address[l] - kSharedBase;
+    offset[l] = address[l] - kSharedBase;
     any |= address[l];
-    far |= (cta.shared.size() < static_cast<uint64_t>(bytes)) | (offset > room);
-    host[l] = cta.shared.data() + offset;
+    far |= (size < static_cast<uint64_t>(bytes)) | (offset[l] > room);
+    host[l] = cta.shared.data() + offset[l];
   }
+  if (any & (bytes - 1)) misaligned(w, i, lanes, use, address, bytes);
+  Cta* owner[kLanes];
   if (far) {
     for (Mask m = lanes; m; m &= m - 1) {
       const int l = __builtin_ctz(m);
-      uint64_t offset;
-      Cta& owner = shared_owner(w, i, l, use, address[l], bytes, &offset);
-      host[l] = owner.shared.data() + offset;
+      owner[l] = &shared_owner(w, i, l, use, address[l], bytes, &offset[l]);
+      host[l] = owner[l]->shared.data() + offset[l];
     }
-    std::byte* const first = host[__builtin_ctz(lanes)];
-    for (int l = 0; l < kLanes; ++l) host[l] = lanes >> l & 1 ? host[l] : first;
+    const int first = __builtin_ctz(lanes);
+    for (int l = 0; l < kLanes; ++l)
+      if (!(lanes >> l & 1)) host[l] = host[first], offset[l] = offset[first], owner[l] = owner[first];
   }
-  if (any & (bytes - 1)) misaligned(w, i, lanes, use, address, bytes);
+  if (use != Use::read && order != Order::weak) order_before(w, lanes, host, order);
+  if (!far) {
+    count_shared(lanes, offset, bytes);
+    return touch_shared(w, i, lanes, use, order, cta, offset, bytes, value.of);
+  }
+  for (Mask left = lanes; left;) {
+    Cta* const of = owner[__builtin_ctz(left)];
+    Mask same = 0;
+    for (Mask m = left; m; m &= m - 1)
+      if (owner[__builtin_ctz(m)] == of) same |= m & -m;
+    left &= ~same;
+    if (of == &cta) count_shared(same, offset, bytes);
+    touch_shared(w, i, same, use, order, *of, offset, bytes, value.of);
+  }
 }
 
-void global_access(Warp& w, const Inst& i, Mask lanes, Use use, Order, const uint64_t* address, int bytes,
-                   std::byte** host) {
+/// A word of 4 bytes that holds the poison whole: of random data one in 2^32. Smaller elements are judged by their word.
+bool poisoned(const std::byte* at, int bytes) {
+  constexpr uint32_t kWord = kPoison * 0x10001u;
+  at -= reinterpret_cast<uintptr_t>(at) % 4;
+  bool found = false;
+  for (int k = 0; k < bytes; k += 4) {
+    uint32_t v;
+    std::memcpy(&v, at + k, 4);
+    found |= v == kWord;
+  }
+  return found;
+}
+
+void global_access(Warp& w, const Inst& i, Mask lanes, Use use, Order order, const uint64_t* address, int bytes,
+                   std::byte** host, Values value) {
   uint64_t any = 0, low = ~uint64_t{0}, high = 0;
   for (int l = 0; l < kLanes; ++l) {
     any |= address[l];
@@ -72,18 +160,31 @@ void global_access(Warp& w, const Inst& i, Mask lanes, Use use, Order, const uin
     host[l] = reinterpret_cast<std::byte*>(address[l]);
   }
   if (any & (bytes - 1)) misaligned(w, i, lanes, use, address, bytes);
-  if (!strict().bounds) return;
   const Allocation* a = find_allocation(low);
   const bool one = a && a->holds(low, bytes) && a->holds(high, bytes);
-  for (Mask m = one ? lanes & -lanes : lanes; m; m &= m - 1) {
-    const int l = __builtin_ctz(m);
-    if (!one) a = find_allocation(address[l]);
-    if (!a && !strict().untracked) continue;
-    if (!a || !a->holds(address[l], bytes))
-      bad(w, i, l, use, bytes, "out of bounds: " + hex(address[l]) + " is " + nearby(address[l]));
-    if (use != Use::read && !a->writable)
-      bad(w, i, l, use, bytes, "to read-only memory: " + hex(address[l]) + " is " + nearby(address[l]));
+  if (strict().bounds) {
+    for (Mask m = one ? lanes & -lanes : lanes; m; m &= m - 1) {
+      const int l = __builtin_ctz(m);
+      const Allocation* of = one ? a : find_allocation(address[l]);
+      if (!of && !strict().untracked) continue;
+      if (!of || !of->holds(address[l], bytes))
+        bad(w, i, l, use, bytes, "out of bounds: " + hex(address[l]) + " is " + nearby(address[l]));
+      if (use != Use::read && !of->writable)
+        bad(w, i, l, use, bytes, "to read-only memory: " + hex(address[l]) + " is " + nearby(address[l]));
+    }
+    if (strict().uninitialised && use != Use::write) {
+      bool found = false;
+      for (int l = 0; l < kLanes; ++l) found |= poisoned(host[l], bytes);
+      for (Mask m = found ? lanes : 0; m; m &= m - 1) {
+        const int l = __builtin_ctz(m);
+        if (poisoned(host[l], bytes))
+          bad(w, i, l, use, bytes, "of uninitialised global memory: " + hex(address[l]) + " is " + nearby(address[l]));
+      }
+    }
   }
+  count_global(lanes, address, bytes);
+  if (use != Use::read && order != Order::weak) order_before(w, lanes, host, order);
+  touch_global(w, i, lanes, use, order, one ? a : nullptr, address, bytes, value.of);
 }
 
 void local_access(Warp& w, const Inst& i, Mask lanes, Use use, const uint64_t* address, int bytes, std::byte** host) {
@@ -127,16 +228,14 @@ Space window_of(const Warp& w, Space space, uint64_t address) {
   return space == Space::param ? Space::param : Space::global;
 }
 
-}  // namespace
-
-void access(Warp& w, const Inst& i, Mask lanes, Space space, Use use, Order order, const uint64_t* given, int bytes,
-            std::byte** host) {
+void resolve(Warp& w, const Inst& i, Mask lanes, Space space, Use use, Order order, const uint64_t* given, int bytes,
+             std::byte** host, Values value) {
   if (!lanes) return;
   uint64_t address[kLanes];  // those of lanes that take no part are another's: the loops need no mask
   const uint64_t first = given[__builtin_ctz(lanes)];
   for (int l = 0; l < kLanes; ++l) address[l] = lanes >> l & 1 ? given[l] : first;
-  if (space == Space::shared) return shared_access(w, i, lanes, use, order, address, bytes, host);
-  if (space == Space::global) return global_access(w, i, lanes, use, order, address, bytes, host);
+  if (space == Space::shared) return shared_access(w, i, lanes, use, order, address, bytes, host, value);
+  if (space == Space::global) return global_access(w, i, lanes, use, order, address, bytes, host, value);
   const Space window = space == Space::local ? Space::local : window_of(w, space, first);
   Mask same = 0;
   for (int l = 0; l < kLanes; ++l)
@@ -144,8 +243,8 @@ void access(Warp& w, const Inst& i, Mask lanes, Space space, Use use, Order orde
   if (same != kAllLanes) {
     std::byte* part[kLanes];
     const Mask here = same & lanes;
-    access(w, i, here, space, use, order, given, bytes, host);
-    access(w, i, lanes & ~here, space, use, order, given, bytes, part);
+    resolve(w, i, here, space, use, order, given, bytes, host, value);
+    resolve(w, i, lanes & ~here, space, use, order, given, bytes, part, value);
     for (int l = 0; l < kLanes; ++l)
       host[l] = here >> l & 1 ? host[l] : lanes >> l & 1 ? part[l] : host[__builtin_ctz(here)];
     return;
@@ -154,38 +253,50 @@ void access(Warp& w, const Inst& i, Mask lanes, Space space, Use use, Order orde
   if (window == Space::param) return param_access(w, i, lanes, use, address, bytes, host);
   if (window == Space::shared) {
     for (int l = 0; l < kLanes; ++l) address[l] -= kSharedWindow;
-    return shared_access(w, i, lanes, use, order, address, bytes, host);
+    return shared_access(w, i, lanes, use, order, address, bytes, host, value);
   }
   if (space == Space::constant && use != Use::read)
     bad(w, i, __builtin_ctz(lanes), use, bytes, "to read-only memory: constants");
-  global_access(w, i, lanes, use, order, address, bytes, host);
+  global_access(w, i, lanes, use, order, address, bytes, host, value);
+}
+
+}  // namespace
+
+void access(Warp& w, const Inst& i, Mask lanes, Space space, Use use, Order order, const uint64_t* address, int bytes,
+            std::byte** host) {
+  resolve(w, i, lanes, space, use, order, address, bytes, host, {});
 }
 
 void access_values(Warp& w, const Inst& i, Mask lanes, Space space, const uint64_t* address, int bytes,
-                   std::byte** host, const std::byte (*)[16]) {
-  access(w, i, lanes, space, Use::write, Order::weak, address, bytes, host);
+                   std::byte** host, const std::byte (*value)[16]) {
+  resolve(w, i, lanes, space, Use::write, Order::weak, address, bytes, host, {value});
 }
 
 std::byte* transfer_access(Transfer& t, Cta& cta, Space space, Use use, uint64_t address, int bytes) {
   const auto bad = [&](const std::string& what) {
-    throw Fault("line " + std::to_string(t.line) + ", warp " + std::to_string(t.warp) + ", lane " +
-                std::to_string(t.lane) + ": asynchronous " + verb(use) + " of " + std::to_string(bytes) + " bytes " +
-                what);
+    const Grid& g = *t.cta->cluster->grid;
+    throw Fault(g.program->function->name + ", warp " + std::to_string(t.warp) + ", lane " + std::to_string(t.lane) +
+                ", line " + std::to_string(t.line) + ": " + std::string(ptx::source_line(*g.program->module, t.line)) +
+                ": asynchronous " + verb(use) + " of " + std::to_string(bytes) + " bytes " + what);
   };
   if (space == Space::shared) {
     const uint64_t offset = (address & 0xFF'FFFF) - kSharedBase;
     if (offset + bytes > cta.shared.size())
-      bad("out of bounds: byte " + std::to_string(static_cast<int64_t>(offset)) + " of " +
-          std::to_string(cta.shared.size()) + " bytes of shared memory");
+      bad("out of bounds: byte " + std::to_string(static_cast<int64_t>(offset)) + " of " + std::to_string(cta.shared.size()) +
+          " bytes of shared memory");
+    touch_transfer(t, use, &cta, offset, nullptr, bytes);
     return cta.shared.data() + offset;
   }
+  const Allocation* a = find_allocation(address);
   if (strict().bounds) {
-    const Allocation* a = find_allocation(address);
-    if (a ? !a->holds(address, bytes) : strict().untracked)
-      bad("out of bounds: " + hex(address) + " is " + nearby(address));
+    if (a ? !a->holds(address, bytes) : strict().untracked) bad("out of bounds: " + hex(address) + " is " + nearby(address));
     if (a && use != Use::read && !a->writable) bad("to read-only memory: " + hex(address) + " is " + nearby(address));
   }
-  return reinterpret_cast<std::byte*>(address);
+  auto* host = reinterpret_cast<std::byte*>(address);
+  if (strict().uninitialised && !t.async_proxy && use == Use::read && poisoned(host, bytes))
+    bad("of uninitialised global memory: " + hex(address) + " is " + nearby(address));
+  if (a) touch_transfer(t, use, nullptr, address, a, bytes);
+  return host;
 }
 
 }  // namespace emu

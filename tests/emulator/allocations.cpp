@@ -55,8 +55,6 @@ void poison(std::byte* to, size_t bytes) {
 
 }  // namespace
 
-Allocation::~Allocation() = default;
-
 const Allocation* find_allocation(uint64_t address) {
   Table& t = table();
   const uint64_t version = t.version.load(std::memory_order_acquire);

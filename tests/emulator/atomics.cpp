@@ -144,7 +144,7 @@ struct Halves {
   }
 };
 
-// list: destinations (kNoPlace: none), then b's, then c's
+// list: destinations (kNoPlace: none), then b's, then c's; imm[0]: atom, not red, which reads nothing that orders
 template <class T, class Op, class OnShared = Op>
 Flow apply(Warp& w, const Inst& i, Mask lanes) {
   const auto& op = *static_cast<const MemoryOperand*>(i.extra);
@@ -169,7 +169,7 @@ Flow apply(Warp& w, const Inst& i, Mask lanes) {
   }
   for (int k = 0; k < count; ++k)
     if (i.list[k] != kNoPlace) put(w.at<T>(i.list[k]), old[k], lanes);
-  order_after(w, lanes, host, op.order);
+  if (i.imm[0]) order_after(w, lanes, host, op.order);
   return Flow::next;
 }
 
@@ -269,6 +269,7 @@ void decode_atomic(Decoder& d, Inst& i, bool returns) {
   i.list = d.list(places);
   i.list_size = static_cast<uint16_t>(places.size());
   i.cls = Class::atomic;
+  i.imm[0] = returns;
   i.exec = form->exec;
   i.extra = d.keep(op);
 }
@@ -276,6 +277,8 @@ void decode_atomic(Decoder& d, Inst& i, bool returns) {
 }  // namespace
 
 void decode_atom(Decoder& d, Inst& i) { decode_atomic(d, i, true); }
-void decode_red(Decoder& d, Inst& i) { decode_atomic(d, i, false); }
+void decode_red(Decoder& d, Inst& i) {
+  if (!decode_store_async(d, i)) decode_atomic(d, i, false);
+}
 
 }  // namespace emu

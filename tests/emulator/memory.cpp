@@ -159,7 +159,9 @@ void decode_access(Decoder& d, Inst& i, bool write) {
 }
 
 void decode_ld(Decoder& d, Inst& i) { decode_access(d, i, false); }
-void decode_st(Decoder& d, Inst& i) { decode_access(d, i, true); }
+void decode_st(Decoder& d, Inst& i) {
+  if (!decode_store_async(d, i)) decode_access(d, i, true);
+}
 
 // cvta: only shared addresses differ from generic ones. imm[0] is added.
 template <class T>

@@ -49,6 +49,7 @@ struct Transfer {
   Clock issued;
   int warp = 0, lane = 0, line = 0;
   uint64_t id = 0;
+  Use pending_use = Use::write;
   uint32_t acted = 0;  // lanes whose accesses are not joined into a clock yet (generic proxy)
 };
 /// `lane` of a generic-proxy transfer (cp.async) is the lane whose copy is carried out: set it before each

@@ -1,7 +1,9 @@
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -22,6 +24,7 @@ struct Allocation {
   bool writable = true;
   std::string what;
   void* owned = nullptr;  // device_malloc: what the host's allocator returned
+  mutable std::atomic<bool> has_pages{false};
   mutable std::unique_ptr<std::atomic<Page*>[]> pages;  // shadow, by address / kPageBytes; made when first touched
   ~Allocation();
   bool holds(uint64_t address, uint64_t bytes) const { return address - base <= size - bytes && bytes <= size; }
