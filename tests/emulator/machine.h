@@ -281,8 +281,6 @@ void finish_async(Cta&);
 bool decode_fence_async(Decoder&, Inst&);
 /// st.async, red.async: the forms of `st` and `red` that bulk.cpp knows. False: not one of them.
 bool decode_store_async(Decoder&, Inst&);
-/// bar.warp.sync: the form of `bar` that warp.cpp knows. False: not that.
-bool decode_bar_warp(Decoder&, Inst&);
 
 /// Runs a grid to its end on every core; throws the first Fault. `seed` orders warps, CTAs and quanta.
 void run(Grid&);

@@ -226,6 +226,11 @@ Flow bar_warp(Warp& w, const Inst& inst, Mask lanes) {
   return Flow::next;
 }
 
+void need_all_lanes(const Warp& w, const Inst& inst, Mask lanes) {
+  if (lanes != kAllLanes) [[unlikely]]
+    throw Fault(where(w, inst, std::countr_one(lanes)) + ": needs all 32 lanes of the warp");
+}
+
 // Lane 4 g + t holds columns 2 t and 2 t + 1 of row g: a register array is the matrix, rows of 16 bytes.
 constexpr int kRowBytes = 16, kMatrixBytes = 8 * kRowBytes;
 using Halves [[gnu::vector_size(kRowBytes)]] = uint16_t;
@@ -248,13 +253,19 @@ void transpose(const void* from, void* to) {
 /// Host addresses of the rows, from the first 8 lanes a matrix.
 template <class Address>
 void rows(Warp& w, const Inst& inst, Mask lanes, int matrices, Use use, std::byte** host) {
-  if (lanes != kAllLanes) [[unlikely]]
-    throw Fault(where(w, inst, std::countr_one(lanes)) + ": needs all 32 lanes of the warp");
+  need_all_lanes(w, inst, lanes);
   const Address* base = w.at<Address>(inst.slot[0]);
+  const bool generic = inst.imm[1] != 0;
   uint64_t address[kLanes];
-  for (int l = 0; l < kLanes; ++l) address[l] = static_cast<Address>(base[l] + inst.imm[0]);
+  for (int l = 0; l < 8 * matrices; ++l) {
+    address[l] = static_cast<Address>(base[l] + inst.imm[0]);
+    if (!generic) continue;
+    address[l] -= kSharedWindow;
+    if (address[l] >= kLocalWindow - kSharedWindow)
+      throw Fault(where(w, inst, l) + ": the row's generic address is not of shared memory");
+  }
   const Mask givers = kAllLanes >> (kLanes - 8 * matrices);
-  access(w, inst, givers, static_cast<Space>(inst.imm[1]), use, Order::weak, address, kRowBytes, host);
+  access(w, inst, givers, Space::shared, use, Order::weak, address, kRowBytes, host);
 }
 
 template <int kMatrices, bool kTranspose, class Address>
@@ -300,7 +311,7 @@ void decode_matrix(Decoder& d, Inst& inst) {
     d.unknown("only the m8n8 forms of b16 exist before sm_100");
   const int number = mods.pick({"x1", "x2", "x4"});
   const bool trans = mods.take("trans");
-  const Space space = mods.pick({"shared", "shared::cta"}) >= 0 ? Space::shared : Space::generic;
+  const bool generic = mods.pick({"shared", "shared::cta"}) < 0;
   mods.done();
   const ptx::Operand &registers = d.s.args[kLoad ? 0 : 1], &address = d.s.args[kLoad ? 1 : 0];
   if (number < 0 || registers.kind != ptx::Operand::Kind::vector || registers.items.size() != size_t{1} << number)
@@ -312,7 +323,7 @@ void decode_matrix(Decoder& d, Inst& inst) {
   inst.list_size = static_cast<uint16_t>(places.size());
   inst.slot[0] = d.address(address);
   inst.imm[0] = static_cast<uint64_t>(address.offset);
-  inst.imm[1] = static_cast<uint64_t>(space);
+  inst.imm[1] = generic;
   inst.exec = (kLoad ? kLoads : kStores)[number][trans][d.address_bytes(address) == 8];
   inst.converge = Converge::all;
   inst.cls = kLoad ? Class::ldmatrix : Class::stmatrix;
@@ -320,8 +331,7 @@ void decode_matrix(Decoder& d, Inst& inst) {
 #undef FORMS
 
 Flow movmatrix(Warp& w, const Inst& inst, Mask lanes) {
-  if (lanes != kAllLanes) [[unlikely]]
-    throw Fault(where(w, inst, std::countr_one(lanes)) + ": needs all 32 lanes of the warp");
+  need_all_lanes(w, inst, lanes);
   transpose(w.at<std::byte>(inst.slot[1]), w.at<std::byte>(inst.slot[0]));
   return Flow::next;
 }
@@ -339,16 +349,15 @@ void decode_movmatrix(Decoder& d, Inst& inst) {
   inst.cls = Class::shuffle;
 }
 
-}  // namespace
-
-bool decode_bar_warp(Decoder& d, Inst& inst) {
-  if (!d.has("warp")) return false;
-  if (d.s.mods.size() != 2 || d.s.mods[1] != "sync" || d.s.args.size() != 1) d.unknown("not a form of bar.warp.sync");
+void decode_bar_warp(Decoder& d, Inst& inst) {  // control.cpp has the other forms of bar
+  if (d.s.mods.size() != 2 || d.s.mods[0] != "warp" || d.s.mods[1] != "sync" || d.s.args.size() != 1)
+    d.unknown("not a form of bar.warp.sync");
   inst.exec = bar_warp;
   member(d, inst, d.s.args[0]);
   inst.cls = Class::barrier;
-  return true;
 }
+
+}  // namespace
 
 const Family kWarp[] = {{"shfl", decode_shfl},
                         {"vote", decode_vote},
@@ -356,6 +365,7 @@ const Family kWarp[] = {{"shfl", decode_shfl},
                         {"redux", decode_redux},
                         {"elect", decode_elect},
                         {"activemask", decode_activemask},
+                        {"bar", decode_bar_warp},
                         {"ldmatrix", decode_matrix<true>},
                         {"stmatrix", decode_matrix<false>},
                         {"movmatrix", decode_movmatrix},
