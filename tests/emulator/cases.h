@@ -86,6 +86,41 @@ namespace test {
 template <class T>
 using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>;
 
+// Halves by their definition.
+inline double f16(uint32_t h) {
+  const int e = h >> 10 & 31, m = h & 1023;
+  const double v = e == 31 ? (m ? NAN : INFINITY) : e == 0 ? std::ldexp(m, -24) : std::ldexp(m + 1024, e - 25);
+  return h >> 15 & 1 ? -v : v;
+}
+inline float bf16(uint32_t h) { return std::bit_cast<float>(h << 16); }
+enum class Mode { nearest, zero, down, up };
+/// exact + rest, where the rest is too small to count unless `exact` is a tie, in a format with infinity.
+inline uint32_t rounded(int exponent, int mantissa, long double exact, long double rest = 0,
+                        Mode mode = Mode::nearest) {
+  const int bias = (1 << (exponent - 1)) - 1;
+  const uint32_t infinity = ((1u << exponent) - 1) << mantissa,
+                 sign = std::signbit(exact) ? 1u << (exponent + mantissa) : 0;
+  if (std::isnan(exact)) return (1u << (exponent + mantissa)) - 1;
+  if (exact == 0) return sign;
+  if (std::isinf(exact)) return sign | infinity;
+  const int e = std::max(std::ilogb(exact), 1 - bias);
+  const long double x = std::ldexp(exact, mantissa - e), low = std::floor(x);
+  long double q = mode == Mode::zero   ? std::trunc(x)
+                  : mode == Mode::down ? low
+                  : mode == Mode::up   ? std::ceil(x)
+                                       : std::nearbyint(x);
+  if (mode == Mode::nearest && x - low == 0.5L && rest != 0) q = rest > 0 ? low + 1 : low;
+  const long double r = std::abs(std::ldexp(q, e - mantissa)), max = std::ldexp((2 << mantissa) - 1, bias - mantissa);
+  if (r > max)
+    return sign | (mode == Mode::nearest || mode == (sign ? Mode::down : Mode::up) ? infinity : infinity - 1);
+  if (r < std::ldexp(1.0L, 1 - bias)) return sign | static_cast<uint32_t>(std::ldexp(r, bias - 1 + mantissa));
+  const int f = std::ilogb(r);
+  return sign | static_cast<uint32_t>(f + bias) << mantissa |
+         (static_cast<uint32_t>(std::ldexp(r, mantissa - f)) & ((1u << mantissa) - 1));
+}
+inline uint32_t to_f16(long double v, Mode m = Mode::nearest) { return rounded(5, 10, v, 0, m); }
+inline uint32_t to_bf16(long double v, Mode m = Mode::nearest) { return rounded(8, 7, v, 0, m); }
+
 template <class T>
 std::vector<T> edges() {
   std::vector<T> out;

@@ -67,41 +67,40 @@ CASE2(setp_both, "{ .reg .pred p, q; setp.ge.f32 p|q, %1, %2; selp.u32 %0, 1, 0,
 CASE3(setp_sink, "{ .reg .pred q, r; setp.ne.s32 r, %3, 0; setp.eq.and.s32 _|q, %1, %2, r; selp.u32 %0, 1, 0, q; }", U,
       S, S, S, a != b && c)
 
-double half(uint16_t h) {  // of an f16
-  const int e = h >> 10 & 31, m = h & 1023;
-  const double v = e == 31 ? (m ? NAN : INFINITY) : e == 0 ? std::ldexp(m, -24) : std::ldexp(m + 1024, e - 25);
-  return h >> 15 ? -v : v;
-}
-double flushed(uint16_t h) { return (h & 0x7c00) == 0 ? 0 : half(h); }
-float brain(uint16_t h) { return std::bit_cast<float>(uint32_t{h} << 16); }
-SETP(lt, f16, H, half(a) < half(b))
-SETP(geu, f16, H, !(half(a) < half(b)))
-SETP(nan, f16, H, unordered(half(a), half(b)))
+using test::f16;
+double flushed(uint16_t h) { return (h & 0x7c00) == 0 ? 0 : f16(h); }
+SETP(lt, f16, H, f16(a) < f16(b))
+SETP(geu, f16, H, !(f16(a) < f16(b)))
+SETP(nan, f16, H, unordered(f16(a), f16(b)))
 CASE2(setp_gt_ftz_f16, "{ .reg .pred p; setp.gt.ftz.f16 p, %1, %2; selp.u32 %0, 1, 0, p; }", U, H, H,
       flushed(a) > flushed(b))
-SETP(le, bf16, H, brain(a) <= brain(b))
-SETP(neu, bf16, H, !(brain(a) == brain(b)))
+SETP(le, bf16, H, test::bf16(a) <= test::bf16(b))
+SETP(neu, bf16, H, !(test::bf16(a) == test::bf16(b)))
 CASE2(setp_f16x2, "{ .reg .pred p, q; setp.lt.f16x2 p|q, %1, %2; selp.u32 %0, 1, 0, p; @q add.u32 %0, %0, 2; }", U, U,
-      U, (half(a & 0xffff) < half(b & 0xffff)) + 2 * (half(a >> 16) < half(b >> 16)))
+      U, (f16(a & 0xffff) < f16(b & 0xffff)) + 2 * (f16(a >> 16) < f16(b >> 16)))
 CASE3(setp_bf16x2,
       "{ .reg .pred p, q, r; setp.gt.s32 r, %3, 0; setp.gtu.and.bf16x2 p|q, %1, %2, r; selp.u32 %0, 1, 0, p; @q "
       "add.u32 %0, %0, 2; }",
-      U, U, U, S, c <= 0 ? 0 : !(brain(a & 0xffff) <= brain(b & 0xffff)) + 2 * !(brain(a >> 16) <= brain(b >> 16)))
+      U, U, U, S,
+      c <= 0 ? 0
+             : !(test::bf16(a & 0xffff) <= test::bf16(b & 0xffff)) + 2 * !(test::bf16(a >> 16) <= test::bf16(b >> 16)))
 
 CASE2(set_u32_s32, "set.lt.u32.s32 %0, %1, %2;", U, S, S, a < b ? 0xffffffff : 0)
 CASE2(set_f32_f32, "set.gt.f32.f32 %0, %1, %2;", F, F, F, a > b ? 1 : 0)
 CASE2(set_u32_f64, "set.leu.u32.f64 %0, %1, %2;", U, D, D, unordered(a, b) || a <= b ? 0xffffffff : 0)
 CASE3(set_combined, "{ .reg .pred r; setp.ne.s32 r, %3, 0; set.ge.xor.s32.u32 %0, %1, %2, !r; }", S, U, U, S,
       (a >= b) != (c == 0) ? -1 : 0)
-CASE2(set_f16, "set.lt.f16.f16 %0, %1, %2;", H, H, H, half(a) < half(b) ? 0x3c00 : 0)
-CASE2(set_u16_bf16, "set.gt.u16.bf16 %0, %1, %2;", H, H, H, brain(a) > brain(b) ? 0xffff : 0)
-CASE2(set_u32_f16, "set.eq.u32.f16 %0, %1, %2;", U, H, H, half(a) == half(b) ? 0xffffffff : 0)
+CASE2(set_f16, "set.lt.f16.f16 %0, %1, %2;", H, H, H, f16(a) < f16(b) ? 0x3c00 : 0)
+CASE2(set_u16_bf16, "set.gt.u16.bf16 %0, %1, %2;", H, H, H, test::bf16(a) > test::bf16(b) ? 0xffff : 0)
+CASE2(set_u32_f16, "set.eq.u32.f16 %0, %1, %2;", U, H, H, f16(a) == f16(b) ? 0xffffffff : 0)
 CASE2(set_f16x2, "set.lt.f16x2.f16x2 %0, %1, %2;", U, U, U,
-      (half(a & 0xffff) < half(b & 0xffff) ? 0x3c00 : 0) | (half(a >> 16) < half(b >> 16) ? 0x3c000000 : 0))
+      (f16(a & 0xffff) < f16(b & 0xffff) ? 0x3c00 : 0) | (f16(a >> 16) < f16(b >> 16) ? 0x3c000000 : 0))
 CASE2(set_u32_bf16x2, "set.neu.u32.bf16x2 %0, %1, %2;", U, U, U,
-      (brain(a & 0xffff) == brain(b & 0xffff) ? 0 : 0xffff) | (brain(a >> 16) == brain(b >> 16) ? 0 : 0xffff0000))
+      (test::bf16(a & 0xffff) == test::bf16(b & 0xffff) ? 0 : 0xffff) |
+          (test::bf16(a >> 16) == test::bf16(b >> 16) ? 0 : 0xffff0000))
 CASE2(set_bf16x2, "set.ge.bf16x2.bf16x2 %0, %1, %2;", U, U, U,
-      (brain(a & 0xffff) >= brain(b & 0xffff) ? 0x3f80 : 0) | (brain(a >> 16) >= brain(b >> 16) ? 0x3f800000 : 0))
+      (test::bf16(a & 0xffff) >= test::bf16(b & 0xffff) ? 0x3f80 : 0) |
+          (test::bf16(a >> 16) >= test::bf16(b >> 16) ? 0x3f800000 : 0))
 
 #define SELP(type, R) \
   CASE3(selp_##type, "{ .reg .pred p; setp.lt.s32 p, %3, 5; selp." #type " %0, %1, %2, p; }", R, R, R, S, c < 5 ? a : b)
