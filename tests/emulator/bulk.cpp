@@ -14,11 +14,12 @@ void BulkLoad::carry_out(Clock& done) {
 }
 
 void BulkStore::read(Clock& done) {
-  if (has_read) return;
-  has_read = true;
-  const int size = static_cast<int>(data.size());
-  end_pending(reading, *cta, Space::shared, from, size);
-  std::memcpy(data.data(), transfer_access(reading, *cta, Space::shared, Use::read, from, size), data.size());
+  if (!has_read) {
+    has_read = true;
+    const int size = static_cast<int>(data.size());
+    end_pending(reading, *cta, Space::shared, from, size);
+    std::memcpy(data.data(), transfer_access(reading, *cta, Space::shared, Use::read, from, size), data.size());
+  }
   complete_transfer(reading, done);
 }
 
