@@ -1,5 +1,8 @@
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 #include <unordered_set>
 
@@ -153,6 +156,13 @@ const Table& families() {
   return table;
 }
 
+std::string demangled(const std::string& name) {
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status),
+                                                    std::free);
+  return text ? text.get() : name;
+}
+
 std::string key(uint64_t v, int bytes) { return std::to_string(bytes) + ":" + std::to_string(v); }
 
 Place constant(Program& p, uint64_t value, int bytes) {
@@ -178,6 +188,7 @@ std::unique_ptr<Program> decode(const ptx::Module& m, const ptx::Function& kerne
   p->module = &m;
   p->function = &kernel;
   s.globals = &globals;
+  s.name = demangled(kernel.name);
   lay_out(*p, kernel);
   std::vector<const ptx::Statement*> statements;
   for (const auto& f : s.functions) {

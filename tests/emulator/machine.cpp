@@ -9,6 +9,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "memory.h"
 #include "state.h"
@@ -61,7 +62,7 @@ std::string standing(const Warp& w) {
 
 std::string where(const Warp& w, const Inst& in, int lane) {
   const Program& p = *w.state->program;
-  return p.function->name + ", CTA " + coordinates(w.cta->id) + ", warp " + std::to_string(w.index) +
+  return p.state->name + ", CTA " + coordinates(w.cta->id) + ", warp " + std::to_string(w.index) +
          (lane >= 0 ? ", lane " + std::to_string(lane) : "") + ", " + line_text(p, in.line);
 }
 
@@ -114,14 +115,16 @@ class Runner {
         if (s.count == 0) return Stop::finished;
         if (std::ranges::all_of(s.groups, s.groups + s.count,
                                 [](const Group& g) { return g.waits == Waits::converge; }))
-          throw Fault("divergent collective: no group of the warp can go on" + standing(w));
+          throw Fault("divergent collective: no group of the warp can go on in " + w.state->program->state->name +
+                      standing(w));
         return progress ? Stop::quantum : Stop::waits;
       }
       const Flow flow = group(w, s, quantum);
       w.steps += before - quantum;
       progress = progress || before != quantum;
       if (w.steps > max_steps_)
-        throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions" + standing(w));
+        throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions in " +
+                    w.state->program->state->name + standing(w));
       if (flow == Flow::yield) return Stop::yields;
       if (quantum <= 0) return Stop::quantum;
     }
@@ -359,7 +362,10 @@ std::unique_ptr<Resident> start(Grid& g, uint64_t index) {
         for (int l = 0; l < kLanes; ++l) {
           const uint64_t v = a.special.empty() ? reinterpret_cast<uint64_t>(g.params.data()) + a.offset
                                                : special(a.special, g, *cta, w, l);
-          std::memcpy(w.regs + a.place + l * a.bytes, &v, std::min(a.bytes, 8));
+          if (a.bytes == 0)
+            w.predicate(a.place) = (w.predicate(a.place) & ~(Mask{1} << l)) | (v != 0 ? Mask{1} << l : 0);
+          else
+            std::memcpy(w.regs + a.place + l * a.bytes, &v, std::min(a.bytes, 8));
         }
       r->warps.push_back(&w);
     }
@@ -422,22 +428,17 @@ class Worker {
   std::vector<std::unique_ptr<Resident>> residents_;
   uint64_t steps_ = 0, counted_at_ = ~uint64_t{0};
   size_t current_ = 0;
-  uint64_t state_hash_ = 0;
+  uint64_t watched_ = 0;
   int same_ = 0;
 
   // A worker repeats itself while no register of its warps changes: a spin on what nobody writes any more. (A loop that
   // counts or reads a clock is not found, but ends at Grid::max_steps.)
   void watch() {
-    if (steps_ % (1 << 15)) return;
-    uint64_t h = 0;
-    for (const auto& r : residents_)
-      for (const Warp* w : r->warps) {
-        h = h * 31 + w->alive;
-        const auto* words = reinterpret_cast<const uint64_t*>(w->regs);
-        for (size_t i = 0; i < l_.grid.program->register_bytes / 8; ++i) h = (h ^ words[i]) * 0x9E3779B97F4A7C15u;
-      }
-    repeats(h == state_hash_ ? same_ + 1 : 0);
-    state_hash_ = h;
+    if (steps_ < watched_) return;
+    size_t warps = 0;
+    for (const auto& r : residents_) warps += r->warps.size();
+    watched_ = steps_ + std::max<uint64_t>(1024, 16 * warps);
+    repeats(unchanged() ? same_ + 1 : 0);
     if (same_ < kSameStates) return;
     std::lock_guard lock(l_.mutex);
     if (l_.spinning.load() < l_.workers) return;
@@ -445,7 +446,17 @@ class Worker {
     for (const auto& r : residents_)
       for (const Warp* w : r->warps)
         if (w->state->count && report.size() < kReport) report += standing(*w);
-    throw Fault("livelock: the warps of " + l_.grid.program->function->name + " loop without an effect" + report);
+    throw Fault("livelock: the warps of " + l_.grid.program->state->name + " loop without an effect" + report);
+  }
+  bool unchanged() {
+    for (const auto& r : residents_)
+      for (const Warp* w : r->warps) {
+        uint64_t h = w->alive;
+        const auto* words = reinterpret_cast<const uint64_t*>(w->regs);
+        for (size_t i = 0; i < l_.grid.program->register_bytes / 8; ++i) h = (h ^ words[i]) * 0x9E3779B97F4A7C15u;
+        if (std::exchange(w->state->hash, h) != h) return false;
+      }
+    return true;
   }
   void repeats(int same) {
     const bool was = same_ >= kSameStates, is = same >= kSameStates;
@@ -525,9 +536,8 @@ class Worker {
           if (w->state->count && l_.stuck_report.size() < kReport) l_.stuck_report += standing(*w);
     }
     if (l_.stuck >= l_.workers && l_.progress.load() == before)
-      throw Fault("deadlock: no warp of " + l_.grid.program->function->name + " can go on" + l_.stuck_report);
+      throw Fault("deadlock: no warp of " + l_.grid.program->state->name + " can go on" + l_.stuck_report);
     if (same_ < kSameStates) repeats(kSameStates);  // until a state differs from the one that is seen next
-    state_hash_ = 0;
     do {
       lock.unlock();
       std::this_thread::sleep_for(std::chrono::microseconds(20));

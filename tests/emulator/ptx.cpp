@@ -67,6 +67,7 @@ class Parser {
     size_t first_statement = 0;
     std::unordered_map<std::string_view, std::string> renamed;
     std::vector<std::string_view> labels;
+    std::vector<std::string> lists;  // .branchtargets
   };
   std::vector<Scope> scopes_;                       // those nested in the body
   std::unordered_set<std::string_view> registers_;  // of the body, those whose names lack the %
@@ -557,7 +558,7 @@ class Parser {
       const Token& t = peek();
       if (t.is('{')) {
         next();
-        scopes_.push_back({++scope_count_, f_->body.size(), {}, {}});
+        scopes_.push_back({++scope_count_, f_->body.size(), {}, {}, {}});
       } else if (t.is('}')) {
         next();
         if (scopes_.empty()) return;
@@ -580,6 +581,7 @@ class Parser {
       for (size_t i = s.first_statement; i < f_->body.size(); ++i)
         for (Operand& o : f_->body[i].args)
           if (o.kind == Operand::Kind::name && o.text == name) o.text = unique;
+      for (const std::string& list : s.lists) std::ranges::replace(f_->branch_targets[list], std::string(name), unique);
     }
     scopes_.pop_back();
   }
@@ -593,6 +595,7 @@ class Parser {
     }
     if (accept(".branchtargets")) {
       auto& targets = f_->branch_targets[unique];
+      if (!scopes_.empty()) scopes_.back().lists.push_back(unique);
       do targets.emplace_back(word());
       while (accept(','));
       expect(';');

@@ -27,6 +27,7 @@ struct FunctionState {
 };
 
 struct Program::State {
+  std::string name;  // of the kernel, demangled
   const Symbols* globals = nullptr;
   std::vector<std::unique_ptr<FunctionState>> functions;  // [0]: the kernel
   FunctionState* current = nullptr;                       // that is being decoded
@@ -71,6 +72,7 @@ struct Warp::State {
   int running = -1;
   uint64_t seen = 0;  // the worker's progress when every group was found waiting
   bool blocked = false;
+  uint64_t hash = 0;  // of the registers, as the worker last looked
   std::byte* local = nullptr;
   const Program* program = nullptr;
 
