@@ -104,33 +104,36 @@ struct Form {
   X(424, a##_##b##_m16n8k32_f32, uint32_t, 16, 32, a, b, f32, "m16n8k32.row.col.f32." #a "." #b ".f32") \
   X(212, a##_##b##_m16n8k16_f16, uint32_t, 16, 16, a, b, f16, "m16n8k16.row.col.f16." #a "." #b ".f16") \
   X(422, a##_##b##_m16n8k32_f16, uint32_t, 16, 32, a, b, f16, "m16n8k32.row.col.f16." #a "." #b ".f16")
-#define FORMS(X)                                                                                       \
-  X(212, f16_m16n8k8_f16, uint32_t, 16, 8, f16, f16, f16, "m16n8k8.row.col.f16.f16.f16.f16")           \
-  X(422, f16_m16n8k16_f16, uint32_t, 16, 16, f16, f16, f16, "m16n8k16.row.col.f16.f16.f16.f16")        \
-  X(214, f16_m16n8k8_f32, uint32_t, 16, 8, f16, f16, f32, "m16n8k8.row.col.f32.f16.f16.f32")           \
-  X(424, f16_m16n8k16_f32, uint32_t, 16, 16, f16, f16, f32, "m16n8k16.row.col.f32.f16.f16.f32")        \
-  X(214, bf16_m16n8k8_f32, uint32_t, 16, 8, bf16, bf16, f32, "m16n8k8.row.col.f32.bf16.bf16.f32")      \
-  X(424, bf16_m16n8k16_f32, uint32_t, 16, 16, bf16, bf16, f32, "m16n8k16.row.col.f32.bf16.bf16.f32")   \
-  X(214, tf32_m16n8k4_f32, uint32_t, 16, 4, tf32, tf32, f32, "m16n8k4.row.col.f32.tf32.tf32.f32")      \
-  X(424, tf32_m16n8k8_f32, uint32_t, 16, 8, tf32, tf32, f32, "m16n8k8.row.col.f32.tf32.tf32.f32")      \
-  FORMS_OF_F8(X, e4m3, e4m3)                                                                           \
-  FORMS_OF_F8(X, e4m3, e5m2)                                                                           \
-  FORMS_OF_F8(X, e5m2, e4m3)                                                                           \
-  FORMS_OF_F8(X, e5m2, e5m2)                                                                           \
-  FORMS_OF_BYTES(X, s8, s8)                                                                            \
-  FORMS_OF_BYTES(X, s8, u8)                                                                            \
-  FORMS_OF_BYTES(X, u8, s8)                                                                            \
-  FORMS_OF_BYTES(X, u8, u8)                                                                            \
-  FORMS_OF_NIBBLES(X, s4, s4)                                                                          \
-  FORMS_OF_NIBBLES(X, s4, u4)                                                                          \
-  FORMS_OF_NIBBLES(X, u4, s4)                                                                          \
-  FORMS_OF_NIBBLES(X, u4, u4)                                                                          \
-  X(112, b1_m8n8k128_and, uint32_t, 8, 128, b1, b1, s32, "m8n8k128.row.col.s32.b1.b1.s32.and.popc")    \
-  X(214, b1_m16n8k128_and, uint32_t, 16, 128, b1, b1, s32, "m16n8k128.row.col.s32.b1.b1.s32.and.popc") \
-  X(424, b1_m16n8k256_and, uint32_t, 16, 256, b1, b1, s32, "m16n8k256.row.col.s32.b1.b1.s32.and.popc") \
-  X(D112, f64_m8n8k4, double, 8, 4, f64, f64, f64, "m8n8k4.row.col.f64.f64.f64.f64")                   \
-  X(D214, f64_m16n8k4, double, 16, 4, f64, f64, f64, "m16n8k4.row.col.f64.f64.f64.f64")                \
-  X(D424, f64_m16n8k8, double, 16, 8, f64, f64, f64, "m16n8k8.row.col.f64.f64.f64.f64")                \
+#define FORMS_OF_BITS(X, op)                                                                                \
+  X(112, b1_m8n8k128_##op, uint32_t, 8, 128, b1, b1, s32, "m8n8k128.row.col.s32.b1.b1.s32." #op ".popc")    \
+  X(214, b1_m16n8k128_##op, uint32_t, 16, 128, b1, b1, s32, "m16n8k128.row.col.s32.b1.b1.s32." #op ".popc") \
+  X(424, b1_m16n8k256_##op, uint32_t, 16, 256, b1, b1, s32, "m16n8k256.row.col.s32.b1.b1.s32." #op ".popc")
+#define FORMS(X)                                                                                     \
+  X(212, f16_m16n8k8_f16, uint32_t, 16, 8, f16, f16, f16, "m16n8k8.row.col.f16.f16.f16.f16")         \
+  X(422, f16_m16n8k16_f16, uint32_t, 16, 16, f16, f16, f16, "m16n8k16.row.col.f16.f16.f16.f16")      \
+  X(214, f16_m16n8k8_f32, uint32_t, 16, 8, f16, f16, f32, "m16n8k8.row.col.f32.f16.f16.f32")         \
+  X(424, f16_m16n8k16_f32, uint32_t, 16, 16, f16, f16, f32, "m16n8k16.row.col.f32.f16.f16.f32")      \
+  X(214, bf16_m16n8k8_f32, uint32_t, 16, 8, bf16, bf16, f32, "m16n8k8.row.col.f32.bf16.bf16.f32")    \
+  X(424, bf16_m16n8k16_f32, uint32_t, 16, 16, bf16, bf16, f32, "m16n8k16.row.col.f32.bf16.bf16.f32") \
+  X(214, tf32_m16n8k4_f32, uint32_t, 16, 4, tf32, tf32, f32, "m16n8k4.row.col.f32.tf32.tf32.f32")    \
+  X(424, tf32_m16n8k8_f32, uint32_t, 16, 8, tf32, tf32, f32, "m16n8k8.row.col.f32.tf32.tf32.f32")    \
+  FORMS_OF_F8(X, e4m3, e4m3)                                                                         \
+  FORMS_OF_F8(X, e4m3, e5m2)                                                                         \
+  FORMS_OF_F8(X, e5m2, e4m3)                                                                         \
+  FORMS_OF_F8(X, e5m2, e5m2)                                                                         \
+  FORMS_OF_BYTES(X, s8, s8)                                                                          \
+  FORMS_OF_BYTES(X, s8, u8)                                                                          \
+  FORMS_OF_BYTES(X, u8, s8)                                                                          \
+  FORMS_OF_BYTES(X, u8, u8)                                                                          \
+  FORMS_OF_NIBBLES(X, s4, s4)                                                                        \
+  FORMS_OF_NIBBLES(X, s4, u4)                                                                        \
+  FORMS_OF_NIBBLES(X, u4, s4)                                                                        \
+  FORMS_OF_NIBBLES(X, u4, u4)                                                                        \
+  FORMS_OF_BITS(X, and)                                                                              \
+  FORMS_OF_BITS(X, xor)                                                                              \
+  X(D112, f64_m8n8k4, double, 8, 4, f64, f64, f64, "m8n8k4.row.col.f64.f64.f64.f64")                 \
+  X(D214, f64_m16n8k4, double, 16, 4, f64, f64, f64, "m16n8k4.row.col.f64.f64.f64.f64")              \
+  X(D424, f64_m16n8k8, double, 16, 8, f64, f64, f64, "m16n8k8.row.col.f64.f64.f64.f64")              \
   X(D844, f64_m16n8k16, double, 16, 16, f64, f64, f64, "m16n8k16.row.col.f64.f64.f64.f64.rn")
 
 #define KERNEL(registers, name, word, m, k, ta, tb, tc, text)                          \
@@ -335,7 +338,8 @@ Expected expected(const Form& f, const Problem& p, int row, int col) {
   const long double c = value(f.c, p.c[row * 8 + col]);
   Expected e{c, std::fabs(c)};
   for (int k = 0; k < f.k; ++k) {
-    const long double product = value(f.a, p.a[row * f.k + k]) * value(f.b, p.b[k * 8 + col]);
+    const long double a = value(f.a, p.a[row * f.k + k]), b = value(f.b, p.b[k * 8 + col]);
+    const long double product = f.has("xor") ? a != b : a * b;
     e.sum += product;
     e.magnitude += std::fabs(product);
   }
@@ -572,6 +576,24 @@ TEST(MmaLanes, AllMustBeThere) {
   ASSERT_TRUE(test::found("mma.sync needs all 32 lanes"));
   some_lanes<<<1, 32>>>(out, 32);
   ASSERT_TRUE(test::ok());
+}
+
+__global__ void sparse(uint32_t* out) {
+  uint32_t d[4] = {};
+  asm volatile(
+      "mma.sp::ordered_metadata.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%0,%1}, {%2,%3}, "
+      "{%0,%1,%2,%3}, %0, 0x0;"
+      : REGISTERS(d));
+  out[threadIdx.x] = d[0];
+}
+TEST(MmaForms, WhatIsNotSupportedIsAnError) {
+  const test::Buffer<uint32_t> out(32);
+  sparse<<<1, 32>>>(out);
+  EXPECT_NE(cudaGetLastError(), cudaSuccess);
+  const auto findings = emu::take_findings();
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_NE(findings[0].find("sparse mma is not supported"), std::string::npos) << findings[0];
+  EXPECT_NE(findings[0].find("line "), std::string::npos) << findings[0];
 }
 #endif
 

@@ -385,11 +385,12 @@ TEST(BarWarp, OrdersMemoryAmongItsLanes) {
 #if SACCADE_EMULATED
 __global__ void from_outside(uint32_t* out) {
   const uint32_t lane = threadIdx.x;
-  out[lane] = lane < 16 ? shuffle<down>(lane, 8, 31, 0xffff).value : 0;
+  out[lane] = shuffle<down>(lane, 8, 31, 0xffffu << (lane & 16)).value;
 }
 TEST(Shuffle, OfALaneOutsideTheMaskIsConspicuous) {
   const auto got = test::warp<uint32_t>(from_outside);
-  for (uint32_t l = 0; l < 16; ++l) ASSERT_EQ(got[l], l < 8 ? l + 8 : 0xffb7ffb7u) << l;
+  for (uint32_t l = 0; l < 32; ++l)
+    ASSERT_EQ(got[l], l < 8 || (l >= 16 && l < 24) ? l + 8 : l < 16 ? 0xffb7ffb7u : l) << l;
 }
 
 __global__ void not_named(uint32_t* out, uint32_t members) {
