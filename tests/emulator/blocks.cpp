@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <functional>
 
 #include "state.h"
 
@@ -9,9 +8,8 @@ namespace emu {
 namespace {
 using Blocks = std::vector<std::vector<uint32_t>>;
 
-bool ends_block(const ptx::Statement* s) {
-  if (!s) return true;
-  return s->op == "bra" || s->op == "brx" || s->op == "call" || s->op == "ret" || s->op == "exit" || s->op == "trap";
+bool ends_block(const ptx::Statement& s) {
+  return s.op == "bra" || s.op == "brx" || s.op == "call" || s.op == "ret" || s.op == "exit" || s.op == "trap";
 }
 
 // Sets of the loops each block is in: headers of the natural loops of the back edges.
@@ -62,56 +60,60 @@ Blocks loops(const Blocks& successors, const Blocks& predecessors) {
 }
 }  // namespace
 
-void order_blocks(Program& p, const std::vector<const ptx::Statement*>& statements) {
-  Program::State& s = *p.state;
-  const size_t n = statements.size();
-  const auto function_of = [&](uint32_t pc) -> const FunctionState& {
-    const FunctionState* found = nullptr;
-    for (const auto& f : s.functions)
-      if (f->first <= pc) found = f.get();
-    return *found;
-  };
+Flowgraph flow_graph(const ptx::Function& f) {
+  const auto n = static_cast<uint32_t>(f.body.size()) + 1;
   std::vector<uint8_t> leader(n + 1);
   leader[0] = leader[n] = 1;
-  for (const auto& f : s.functions) {
-    leader[f->first] = 1;
-    for (const auto& [name, at] : f->function->labels) leader[f->first + at] = 1;
-  }
-  for (uint32_t i = 0; i < n; ++i)
-    if (ends_block(statements[i])) leader[i + 1] = 1;
-  s.block_of.resize(n);
+  for (const auto& [name, at] : f.labels) leader[at] = 1;
+  for (uint32_t i = 0; i + 1 < n; ++i)
+    if (ends_block(f.body[i])) leader[i + 1] = 1;
+  Flowgraph g;
+  std::vector<uint32_t> block_of(n);
   for (uint32_t i = 0; i < n; ++i) {
-    if (leader[i]) s.blocks.push_back({i, i, 0});
-    s.block_of[i] = static_cast<uint32_t>(s.blocks.size()) - 1;
-    s.blocks.back().end = i + 1;
+    if (leader[i]) g.first.push_back(i);
+    block_of[i] = static_cast<uint32_t>(g.first.size()) - 1;
   }
-
-  const size_t count = s.blocks.size();
-  Blocks successors(count), predecessors(count);
-  const auto edge = [&](uint32_t from, uint32_t to) {
-    if (std::ranges::count(successors[from], s.block_of[to])) return;
-    successors[from].push_back(s.block_of[to]);
-    predecessors[s.block_of[to]].push_back(from);
-  };
-  for (uint32_t b = 0; b < count; ++b) {
-    const uint32_t last = s.blocks[b].end - 1;
-    const ptx::Statement* st = statements[last];
-    if (!st) continue;
-    const FunctionState& f = function_of(last);
-    const auto target = [&](const std::string& label) {
-      if (const auto it = f.function->labels.find(label); it != f.function->labels.end())
-        edge(b, f.first + static_cast<uint32_t>(it->second));
+  const auto blocks = static_cast<uint32_t>(g.first.size());
+  g.first.push_back(n);
+  g.successors.resize(blocks);
+  for (uint32_t b = 0; b < blocks; ++b) {
+    const uint32_t last = g.first[b + 1] - 1;
+    if (last + 1 == n) continue;
+    const ptx::Statement& s = f.body[last];
+    const auto edge = [&](uint32_t to) {
+      if (std::ranges::count(g.successors[b], block_of[to]) == 0) g.successors[b].push_back(block_of[to]);
     };
-    bool falls = !st->predicate.empty() || !ends_block(st);
-    if (st->op == "bra") target(st->args[0].text);
-    if (st->op == "brx")
-      if (const auto it = f.function->branch_targets.find(st->args[1].text); it != f.function->branch_targets.end())
+    const auto target = [&](const std::string& label) {
+      if (const auto it = f.labels.find(label); it != f.labels.end()) edge(static_cast<uint32_t>(it->second));
+    };
+    if (s.op == "bra" && !s.args.empty()) target(s.args[0].text);
+    if (s.op == "brx" && s.args.size() == 2)
+      if (const auto it = f.branch_targets.find(s.args[1].text); it != f.branch_targets.end())
         for (const std::string& label : it->second) target(label);
-    if (st->op == "call") {
-      falls = true;  // the callee's blocks are ordered by themselves, before the kernel's
-    }
-    if (falls && last + 1 < n) edge(b, last + 1);
+    if (!s.predicate.empty() || !ends_block(s) || s.op == "call") edge(last + 1);
   }
+  return g;
+}
+
+void order_blocks(Program& p) {
+  Program::State& s = *p.state;
+  Blocks successors;
+  std::vector<uint32_t> entries;
+  for (const auto& f : s.functions) {  // a callee's blocks are ordered by themselves, before its callers'
+    const Flowgraph g = flow_graph(*f->function);
+    const auto base = static_cast<uint32_t>(s.blocks.size());
+    entries.push_back(base);
+    for (size_t b = 0; b < g.successors.size(); ++b) {
+      s.blocks.push_back({f->first + g.first[b], f->first + g.first[b + 1], 0});
+      s.block_of.resize(f->first + g.first[b + 1], static_cast<uint32_t>(s.blocks.size()) - 1);
+      successors.push_back(g.successors[b]);
+      for (uint32_t& to : successors.back()) to += base;
+    }
+  }
+  const size_t count = s.blocks.size();
+  Blocks predecessors(count);
+  for (uint32_t b = 0; b < count; ++b)
+    for (const uint32_t to : successors[b]) predecessors[to].push_back(b);
 
   const Blocks in = loops(successors, predecessors);
   const auto shared_loops = [&](uint32_t a, uint32_t b) {
@@ -140,7 +142,7 @@ void order_blocks(Program& p, const std::vector<const ptx::Statement*>& statemen
       }
     }
   };
-  for (const auto& f : s.functions) visit(s.block_of[f->first]);
+  for (const uint32_t b : entries) visit(b);
   for (uint32_t b = 0; b < count; ++b) visit(b);
 }
 

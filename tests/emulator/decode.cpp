@@ -11,9 +11,8 @@
 
 namespace emu {
 
-Flow end_of_code(Warp&, const Inst&, Mask);                              // control.cpp
-bool decode_clock(Decoder&, Inst&);                                      // control.cpp: mov of %clock and the like
-void order_blocks(Program&, const std::vector<const ptx::Statement*>&);  // blocks.cpp
+Flow end_of_code(Warp&, const Inst&, Mask);  // control.cpp
+bool decode_clock(Decoder&, Inst&);          // control.cpp: mov of %clock and the like
 
 Program::Program() : state(std::make_unique<State>()) {}
 Program::~Program() = default;
@@ -34,25 +33,6 @@ const FunctionState* Program::State::find(std::string_view name) const {
 }
 
 namespace {
-
-int register_bytes(std::string_view type) { return type == "pred" ? 0 : std::max(ptx::type_bytes(type), 2); }
-
-void declare_registers(FunctionState& f, Program::State& s) {
-  for (const bool predicates : {true, false})
-    for (const ptx::Variable& v : f.function->variables) {
-      if (v.space != "reg" || (v.type == "pred") != predicates) continue;
-      const int bytes = register_bytes(v.type);
-      if (v.count < 0) {
-        f.registers[v.name] = {s.allocate(bytes), bytes};
-        continue;
-      }
-      for (int64_t i = 0; i < v.count; ++i) {
-        auto name = std::make_shared<std::string>(v.name + std::to_string(i));
-        f.registers[*name] = {s.allocate(bytes), bytes};
-        s.kept.push_back(name);
-      }
-    }
-}
 
 template <class F>
 void each_name(const ptx::Operand& o, const F& f) {
@@ -109,7 +89,7 @@ void lay_out(Program& p, const ptx::Function& kernel) {
     state->function = f;
     state->first = first;
     first += static_cast<uint32_t>(f->body.size()) + 1;
-    declare_registers(*state, s);
+    place_registers(*state, s);
     for (const ptx::Variable& v : f->variables) {
       if (v.space == "shared" && v.bytes == 0)
         dynamic_align = std::max(dynamic_align, v.align);
@@ -190,12 +170,9 @@ std::unique_ptr<Program> decode(const ptx::Module& m, const ptx::Function& kerne
   s.globals = &globals;
   s.name = demangled(kernel.name);
   lay_out(*p, kernel);
-  std::vector<const ptx::Statement*> statements;
   for (const auto& f : s.functions) {
     s.current = f.get();
     for (const ptx::Statement& st : f->function->body) {
-      s.index = statements.size();
-      statements.push_back(&st);
       Decoder d(st, *p);
       Inst in;
       in.line = st.line;
@@ -219,9 +196,8 @@ std::unique_ptr<Program> decode(const ptx::Module& m, const ptx::Function& kerne
     end.line = f->function->body.empty() ? f->function->line : f->function->body.back().line;
     end.cls = Class::control;
     p->code.push_back(end);
-    statements.push_back(nullptr);
   }
-  order_blocks(*p, statements);
+  order_blocks(*p);
   p->register_bytes = (s.image.size() + 63) / 64 * 64;
   s.image.resize(p->register_bytes);
   return p;

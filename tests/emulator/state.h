@@ -31,7 +31,6 @@ struct Program::State {
   const Symbols* globals = nullptr;
   std::vector<std::unique_ptr<FunctionState>> functions;  // [0]: the kernel
   FunctionState* current = nullptr;                       // that is being decoded
-  size_t index = 0;                                       // of the instruction that is being decoded
   std::vector<std::byte> image;                           // of a warp's registers as it starts
   std::unordered_map<std::string, Place> constants;       // by bytes and value
   struct AtStart {                                        // what differs between warps
@@ -42,7 +41,6 @@ struct Program::State {
   };
   std::vector<AtStart> at_start;
   std::vector<std::shared_ptr<void>> kept;
-  std::vector<std::unique_ptr<ptx::Statement>> made;
 
   // Basic blocks, numbered along the text; order: of execution among diverged groups.
   struct Block {
@@ -54,6 +52,15 @@ struct Program::State {
   Place allocate(int bytes);  // 0: a Mask
   const FunctionState* find(std::string_view name) const;
 };
+
+/// A function's basic blocks; its last instruction, number body.size(), is the end of the code.
+struct Flowgraph {
+  std::vector<uint32_t> first;  // of each block, and the number of instructions
+  std::vector<std::vector<uint32_t>> successors;
+};
+Flowgraph flow_graph(const ptx::Function&);             // blocks.cpp
+void order_blocks(Program&);                            // blocks.cpp
+void place_registers(FunctionState&, Program::State&);  // registers.cpp
 
 /// Why a group does not go on. retry: it has waited in a handler, which may hold its place (a barrier's arrival), and
 /// so is not merged with lanes that come there now.
