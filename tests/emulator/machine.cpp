@@ -126,7 +126,7 @@ class Runner {
         throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions in " +
                     w.state->program->state->name + standing(w));
       if (flow == Flow::yield) return Stop::yields;
-      if (quantum <= 0) return Stop::quantum;
+      if (quantum <= 0) return s.count ? Stop::quantum : Stop::finished;
     }
   }
 
