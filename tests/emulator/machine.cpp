@@ -112,7 +112,6 @@ class Runner {
     for (;;) {
       const int64_t before = quantum;
       if (!select(s)) {
-        if (s.count == 0) return Stop::finished;
         if (std::ranges::all_of(s.groups, s.groups + s.count,
                                 [](const Group& g) { return g.waits == Waits::converge; }))
           throw Fault("divergent collective: no group of the warp can go on in " + w.state->program->state->name +
@@ -122,6 +121,7 @@ class Runner {
       const Flow flow = group(w, s, quantum);
       w.steps += before - quantum;
       progress = progress || before != quantum;
+      if (s.count == 0) return Stop::finished;
       if (w.steps > max_steps_)
         throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions in " +
                     w.state->program->state->name + standing(w));
