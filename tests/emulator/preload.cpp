@@ -52,13 +52,9 @@ void* tracked(size_t align, size_t bytes, bool zero, const char* what) {
   if (!base) return nullptr;
   std::byte* p = base + align;
   *mark(p) = {bytes, align, 0, kMagic ^ reinterpret_cast<uint64_t>(p)};
-  if (zero) {
-    std::memset(p, 0, bytes);
-  } else {
-    for (size_t i = 0; i + 1 < bytes; i += 2) std::memcpy(p + i, &emu::kPoison, 2);
-  }
+  if (zero) std::memset(p, 0, bytes);
   ++saccade_emulator_quiet;
-  emu::track(p, bytes, true, zero, what);
+  saccade_emulator_track(p, bytes, zero, what);
   --saccade_emulator_quiet;
   return p;
 }
@@ -82,7 +78,7 @@ EXPORT void* calloc(size_t n, size_t size) {
 EXPORT void free(void* p) {
   if (!marked(p)) return __libc_free(p);
   ++saccade_emulator_quiet;
-  emu::untrack(p);
+  saccade_emulator_untrack(p);
   --saccade_emulator_quiet;
   mark(p)->check = 0;
   __libc_free(static_cast<std::byte*>(p) - mark(p)->offset);

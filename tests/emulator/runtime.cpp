@@ -242,6 +242,11 @@ extern "C" int saccade_emulator_set(const char* text) {
   }
 }
 
+extern "C" void saccade_emulator_track(void* p, size_t bytes, int initialised, const char* what) {
+  track(p, bytes, true, initialised != 0, what);
+}
+extern "C" void saccade_emulator_untrack(void* p) { untrack(p); }
+
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
 

@@ -35,5 +35,8 @@ EMU_API size_t saccade_emulator_findings(char* buffer, size_t size);
 /// One line of JSON a kernel, summed over its launches since the last clear.
 EMU_API size_t saccade_emulator_counts(char* buffer, size_t size);
 EMU_API uint64_t saccade_emulator_launches(void);
+EMU_API void saccade_emulator_track(void*, size_t bytes, int initialised,
+                                    const char* what);  // host memory, for preload.cpp
+EMU_API void saccade_emulator_untrack(void*);
 EMU_API void saccade_emulator_clear(void);  // findings, counts, launches and errors
 }

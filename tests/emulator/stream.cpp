@@ -134,7 +134,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) {
 cudaError_t cudaStreamCreate(cudaStream_t* out) { return cudaStreamCreateWithPriority(out, cudaStreamDefault, 0); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Call entered;
-  return fail(remove(all().streams, stream) ? cudaSuccess : cudaErrorInvalidResourceHandle);
+  if (!all().streams.contains(stream)) return fail(cudaErrorInvalidResourceHandle);
+  if (CUgraph_st* graph = stream->capture) {
+    graph->invalidated = true;
+    if (graph->origin == stream) graph->origin = &all().legacy;  // nobody can end it any more
+  }
+  remove(all().streams, stream);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
   return on_stream(stream, [&](CUstream_st& s) { return *priority = s.priority, cudaSuccess; });
