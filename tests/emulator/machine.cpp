@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "memory.h"
+#include "runtime.h"
 #include "state.h"
 
 namespace emu {
@@ -571,7 +572,12 @@ void run(Grid& g) {
     sums[i] = counts();
   };
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
+  for (int i = 1; i < threads; ++i) {
+    others.emplace_back([&, i] {
+      ++saccade_emulator_quiet;
+      work(i);
+    });
+  }
   work(0);
   for (std::thread& t : others) t.join();
   keep_counts(g, sums);
