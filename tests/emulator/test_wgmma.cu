@@ -112,14 +112,15 @@ __device__ void run(Instruction instruction, Image a, Image b, const uint32_t* f
 }
 
 using Kernel = void (*)(Image, Image, const uint32_t*, uint32_t*, uint32_t, Fault);
-#define KERNEL(name, regs, X, text)                                                                                    \
+#define KERNEL_OF(name, regs, X, text, faulty)                                                                         \
   template <int sa, int sb, int ta, int tb>                                                                            \
   __global__ void __launch_bounds__(128)                                                                               \
       name(Image a, Image b, const uint32_t* f, uint32_t* sums, uint32_t add, Fault fault) {                           \
     run<regs>(                                                                                                         \
         [](uint32_t(&d)[regs], uint32_t(&fa)[4], uint64_t da, uint64_t db, uint32_t add) { WITH_##regs(X, text); }, a, \
-        b, f, sums, add, fault);                                                                                       \
+        b, f, sums, add, faulty ? fault : none);                                                                       \
   }
+#define KERNEL(name, regs, X, text) KERNEL_OF(name, regs, X, text, false)
 
 // ---- types
 
@@ -378,12 +379,14 @@ TEST(Wgmma, Types){
     TYPES(TYPE_CHECK)}
 
 #if SACCADE_EMULATED
-TEST(Wgmma, Faults) {
+KERNEL_OF(faulty, 32, SS16, "m64n64k16.f32.f16.f16", true)
+
+    TEST(Wgmma, Faults) {
   const Type h = Type::f16, f = Type::f32;
   const auto run = [&](Fault fault, std::vector<uint32_t>* got = nullptr) {
     std::mt19937 random(1);
     std::vector<uint32_t> unused;
-    launch({half_64<1, 1, 0, 0>, 64, h, h, f, false, 8, 8, true, true, 1, false, true, fault},
+    launch({faulty<1, 1, 0, 0>, 64, h, h, f, false, 8, 8, true, true, 1, false, true, fault},
            matrix(64 * 32, h, random), matrix(64 * 32, h, random), matrix(64 * 64, h, random), got ? *got : unused);
   };
   run(no_fence);
