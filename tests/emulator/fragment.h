@@ -57,11 +57,11 @@ template <class Real>
 struct Vector;
 template <>
 struct Vector<double> {
-  using Type [[gnu::vector_size(32)]] = double;
+  using Type [[gnu::vector_size(32), gnu::may_alias]] = double;
 };
 template <>
 struct Vector<float> {
-  using Type [[gnu::vector_size(32)]] = float;
+  using Type [[gnu::vector_size(32), gnu::may_alias]] = float;
 };
 
 template <class Real>
@@ -87,9 +87,12 @@ inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[k
       V sum[kStep][kParts];
 #pragma GCC unroll 4
       for (int i = 0; i < kStep; ++i) {
-        Real row[8];
-        for (int n = 0; n < 8; ++n) row[n] = c[half][n >> 2][(m + i) * 4 + (n & 3)];
-        __builtin_memcpy(sum[i], row, sizeof row);
+        const Real *even = c[half][0] + (m + i) * 4, *odd = c[half][1] + (m + i) * 4;
+        if constexpr (kParts == 2) {
+          sum[i][0] = *reinterpret_cast<const V*>(even), sum[i][1] = *reinterpret_cast<const V*>(odd);
+        } else {
+          sum[i][0] = V{even[0], even[1], even[2], even[3], odd[0], odd[1], odd[2], odd[3]};
+        }
       }
       for (int e = 0; e < kCount; ++e) {
         for (int block = 0; block < kBlocks; ++block) {
@@ -108,9 +111,8 @@ inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[k
       }
 #pragma GCC unroll 4
       for (int i = 0; i < kStep; ++i) {
-        Real row[8];
-        __builtin_memcpy(row, sum[i], sizeof row);
-        for (int n = 0; n < 8; ++n) c[half][n >> 2][(m + i) * 4 + (n & 3)] = row[n];
+        for (int p = 0; p < 2; ++p)
+          __builtin_memcpy(c[half][p] + (m + i) * 4, reinterpret_cast<const Real*>(sum[i]) + p * 4, 4 * sizeof(Real));
       }
     }
   }
