@@ -229,57 +229,51 @@ const Register* find_register(const Program& p, const ptx::Operand& o) {
   return it == registers.end() ? nullptr : &it->second;
 }
 
-bool is_special(std::string_view name) {
-  static const std::unordered_set<std::string_view> names = {"%tid.x",
-                                                             "%tid.y",
-                                                             "%tid.z",
-                                                             "%ntid.x",
-                                                             "%ntid.y",
-                                                             "%ntid.z",
-                                                             "%ctaid.x",
-                                                             "%ctaid.y",
-                                                             "%ctaid.z",
-                                                             "%nctaid.x",
-                                                             "%nctaid.y",
-                                                             "%nctaid.z",
-                                                             "%laneid",
-                                                             "%warpid",
-                                                             "%nwarpid",
-                                                             "%smid",
-                                                             "%nsmid",
-                                                             "%gridid",
-                                                             "%lanemask_eq",
-                                                             "%lanemask_le",
-                                                             "%lanemask_lt",
-                                                             "%lanemask_ge",
-                                                             "%lanemask_gt",
-                                                             "%clusterid.x",
-                                                             "%clusterid.y",
-                                                             "%clusterid.z",
-                                                             "%nclusterid.x",
-                                                             "%nclusterid.y",
-                                                             "%nclusterid.z",
-                                                             "%cluster_ctaid.x",
-                                                             "%cluster_ctaid.y",
-                                                             "%cluster_ctaid.z",
-                                                             "%cluster_nctaid.x",
-                                                             "%cluster_nctaid.y",
-                                                             "%cluster_nctaid.z",
-                                                             "%cluster_ctarank",
-                                                             "%cluster_nctarank",
-                                                             "%is_explicit_cluster",
-                                                             "%dynamic_smem_size",
-                                                             "%total_smem_size",
-                                                             "%aggr_smem_size"};
-  return names.contains(name) || name.starts_with("%envreg");
+Place at_start(Program& p, Program::State::AtStart a) {
+  for (const auto& other : p.state->at_start)
+    if (other.same(a)) return other.place;
+  a.place = p.state->allocate(a.bytes);
+  p.state->at_start.push_back(a);
+  return a.place;
 }
 
-Place at_start(Program& p, std::string special, uint64_t offset, int bytes) {
-  for (const auto& a : p.state->at_start)
-    if (a.special == special && a.offset == offset && a.bytes == bytes) return a.place;
-  const Place place = p.state->allocate(bytes);
-  p.state->at_start.push_back({place, bytes, std::move(special), offset});
-  return place;
+// "%tid.x": false where there is no such register.
+bool find_special(std::string_view name, Program::State::AtStart& a) {
+  static const std::unordered_map<std::string_view, Special> scalars = {
+      {"%laneid", Special::laneid},
+      {"%warpid", Special::warpid},
+      {"%nwarpid", Special::nwarpid},
+      {"%smid", Special::smid},
+      {"%nsmid", Special::nsmid},
+      {"%gridid", Special::zero},
+      {"%lanemask_eq", Special::lanemask_eq},
+      {"%lanemask_lt", Special::lanemask_lt},
+      {"%lanemask_le", Special::lanemask_le},
+      {"%lanemask_gt", Special::lanemask_gt},
+      {"%lanemask_ge", Special::lanemask_ge},
+      {"%cluster_ctarank", Special::cluster_ctarank},
+      {"%cluster_nctarank", Special::cluster_nctarank},
+      {"%is_explicit_cluster", Special::is_explicit_cluster},
+      {"%dynamic_smem_size", Special::dynamic_smem_size},
+      {"%total_smem_size", Special::total_smem_size},
+      {"%aggr_smem_size", Special::total_smem_size}};
+  static const std::unordered_map<std::string_view, Special> vectors = {{"%tid", Special::tid},
+                                                                        {"%ntid", Special::ntid},
+                                                                        {"%ctaid", Special::ctaid},
+                                                                        {"%nctaid", Special::nctaid},
+                                                                        {"%clusterid", Special::clusterid},
+                                                                        {"%nclusterid", Special::nclusterid},
+                                                                        {"%cluster_ctaid", Special::cluster_ctaid},
+                                                                        {"%cluster_nctaid", Special::cluster_nctaid}};
+  if (const auto it = scalars.find(name); it != scalars.end()) return a.special = it->second, true;
+  if (name.starts_with("%envreg")) return a.special = Special::zero, true;
+  const size_t dot = name.find('.');
+  if (dot == name.npos || dot + 2 != name.size() || name[dot + 1] < 'x' || name[dot + 1] > 'z') return false;
+  const auto it = vectors.find(name.substr(0, dot));
+  if (it == vectors.end()) return false;
+  a.special = it->second;
+  a.component = name[dot + 1] - 'x';
+  return true;
 }
 }  // namespace
 
@@ -314,8 +308,9 @@ Place Decoder::any_src(const ptx::Operand& o, int* bytes) {
         *bytes = r->bytes;
         return r->place;
       }
-      if (!is_special(o.text)) unknown("'" + o.text + "' is no register");
-      return at_start(program, o.text, 0, *bytes == 1 ? 2 : *bytes);
+      Program::State::AtStart a{kNoPlace, *bytes == 1 ? 2 : *bytes, Special::zero, 0, 0};
+      if (!find_special(o.text, a)) unknown("'" + o.text + "' is no register");
+      return at_start(program, a);
     }
     case Kind::integer:
       return constant(program, o.bits, *bytes);
@@ -330,7 +325,8 @@ Place Decoder::any_src(const ptx::Operand& o, int* bytes) {
       const auto& symbols = program.state->current->symbols;
       if (const auto it = symbols.find(o.text); it != symbols.end()) {
         const uint64_t value = it->second.value + static_cast<uint64_t>(o.offset);
-        if (it->second.kind == Symbol::Kind::param) return at_start(program, "", value, *bytes);
+        if (it->second.kind == Symbol::Kind::param)
+          return at_start(program, {kNoPlace, *bytes, Special::parameter, 0, value});
         if (*bytes < 8 && it->second.kind != Symbol::Kind::shared) unknown("an address in fewer than 64 bits");
         return constant(program, value, *bytes);
       }

@@ -127,7 +127,7 @@ class Runner {
         throw Fault("the warp has executed " + std::to_string(w.steps) + " instructions in " +
                     w.state->program->state->name + standing(w));
       if (flow == Flow::yield) return Stop::yields;
-      if (quantum <= 0) return s.count ? Stop::quantum : Stop::finished;
+      if (quantum <= 0) return Stop::quantum;
     }
   }
 
@@ -280,39 +280,64 @@ struct Resident {
   int unfinished = 0;
 };
 
-uint64_t special(std::string_view name, const Grid& g, const Cta& c, const Warp& w, int lane) {
-  const auto component = [&](const Dim3& d) { return name.back() == 'x' ? d.x : name.back() == 'y' ? d.y : d.z; };
-  const auto is = [&](std::string_view prefix) { return name.substr(0, name.find('.')) == prefix; };
+uint64_t special(const Program::State::AtStart& a, const Grid& g, const Cta& c, const Warp& w, uint32_t lane) {
+  const auto component = [&](const Dim3& d) { return a.component == 0 ? d.x : a.component == 1 ? d.y : d.z; };
   const uint32_t thread = w.index * kLanes + lane;
-  const Dim3 tid{thread % g.block.x, thread / g.block.x % g.block.y, thread / (g.block.x * g.block.y)};
-  const uint64_t block = uint64_t{g.block.x} * g.block.y * g.block.z;
   const Mask eq = Mask{1} << lane;
-  if (is("%tid")) return component(tid);
-  if (is("%ntid")) return component(g.block);
-  if (is("%ctaid")) return component(c.id);
-  if (is("%nctaid")) return component(g.grid);
-  if (is("%laneid")) return lane;
-  if (is("%warpid")) return w.index;
-  if (is("%nwarpid")) return (block + kLanes - 1) / kLanes;
-  if (is("%smid"))
-    return linear(c.cluster->id, {g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, 1}) % std::max(1, device().sms);
-  if (is("%nsmid")) return device().sms;
-  if (is("%lanemask_eq")) return eq;
-  if (is("%lanemask_lt")) return eq - 1;
-  if (is("%lanemask_le")) return eq | (eq - 1);
-  if (is("%lanemask_gt")) return ~(eq | (eq - 1));
-  if (is("%lanemask_ge")) return ~(eq - 1);
-  const Dim3 inside{c.id.x % g.cluster.x, c.id.y % g.cluster.y, c.id.z % g.cluster.z};
-  if (is("%clusterid")) return component(c.cluster->id);
-  if (is("%nclusterid")) return component({g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, g.grid.z / g.cluster.z});
-  if (is("%cluster_ctaid")) return component(inside);
-  if (is("%cluster_nctaid")) return component(g.cluster);
-  if (is("%cluster_ctarank")) return c.rank;
-  if (is("%cluster_nctarank")) return uint64_t{g.cluster.x} * g.cluster.y * g.cluster.z;
-  if (is("%is_explicit_cluster")) return g.explicit_cluster;
-  if (is("%dynamic_smem_size")) return g.dynamic_shared;
-  if (is("%total_smem_size") || is("%aggr_smem_size")) return g.program->shared_bytes + g.dynamic_shared;
-  return 0;  // %gridid, %envreg
+  const Dim3 clusters{g.grid.x / g.cluster.x, g.grid.y / g.cluster.y, g.grid.z / g.cluster.z};
+  switch (a.special) {
+    case Special::parameter:
+      return reinterpret_cast<uint64_t>(g.params.data()) + a.offset;
+    case Special::tid:
+      return component({thread % g.block.x, thread / g.block.x % g.block.y, thread / (g.block.x * g.block.y)});
+    case Special::ntid:
+      return component(g.block);
+    case Special::ctaid:
+      return component(c.id);
+    case Special::nctaid:
+      return component(g.grid);
+    case Special::laneid:
+      return lane;
+    case Special::warpid:
+      return w.index;
+    case Special::nwarpid:
+      return c.warps.size();
+    case Special::smid:
+      return linear(c.cluster->id, clusters) % std::max(1, device().sms);
+    case Special::nsmid:
+      return device().sms;
+    case Special::lanemask_eq:
+      return eq;
+    case Special::lanemask_lt:
+      return eq - 1;
+    case Special::lanemask_le:
+      return eq | (eq - 1);
+    case Special::lanemask_gt:
+      return ~(eq | (eq - 1));
+    case Special::lanemask_ge:
+      return ~(eq - 1);
+    case Special::clusterid:
+      return component(c.cluster->id);
+    case Special::nclusterid:
+      return component(clusters);
+    case Special::cluster_ctaid:
+      return component({c.id.x % g.cluster.x, c.id.y % g.cluster.y, c.id.z % g.cluster.z});
+    case Special::cluster_nctaid:
+      return component(g.cluster);
+    case Special::cluster_ctarank:
+      return c.rank;
+    case Special::cluster_nctarank:
+      return uint64_t{g.cluster.x} * g.cluster.y * g.cluster.z;
+    case Special::is_explicit_cluster:
+      return g.explicit_cluster;
+    case Special::dynamic_smem_size:
+      return g.dynamic_shared;
+    case Special::total_smem_size:
+      return g.program->shared_bytes + g.dynamic_shared;
+    case Special::zero:
+      break;
+  }
+  return 0;
 }
 
 std::unique_ptr<Resident> start(Grid& g, uint64_t index) {
@@ -361,8 +386,7 @@ std::unique_ptr<Resident> start(Grid& g, uint64_t index) {
       std::memcpy(w.regs, p.state->image.data(), p.register_bytes);
       for (const auto& a : p.state->at_start)
         for (int l = 0; l < kLanes; ++l) {
-          const uint64_t v = a.special.empty() ? reinterpret_cast<uint64_t>(g.params.data()) + a.offset
-                                               : special(a.special, g, *cta, w, l);
+          const uint64_t v = special(a, g, *cta, w, l);
           if (a.bytes == 0)
             w.predicate(a.place) = (w.predicate(a.place) & ~(Mask{1} << l)) | (v != 0 ? Mask{1} << l : 0);
           else

@@ -90,18 +90,18 @@ using Place = uint32_t;
 constexpr Place kNoPlace = ~Place{0};
 
 struct Inst {
-  Exec exec = nullptr;
-  Place slot[6] = {kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace};
-  const Place* list = nullptr;  // longer operand lists (mma fragments, vectors): owned by the Program
-  uint64_t imm[2] = {};         // whatever the decoder wants to keep
-  const void* extra = nullptr;  // likewise; allocated with Decoder::keep
+  Exec exec = nullptr;  // what every instruction needs comes first: one cache line with the slots
   Place predicate = kNoPlace;
-  Place mask_slot = kNoPlace;  // Converge::member
   uint16_t list_size = 0;
   bool predicate_negated = false;
   Converge converge = Converge::none;
   Class cls = Class::other;
   int line = 0;
+  Place mask_slot = kNoPlace;  // Converge::member
+  Place slot[6] = {kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace};
+  uint64_t imm[2] = {};         // whatever the decoder wants to keep
+  const Place* list = nullptr;  // longer operand lists (mma fragments, vectors): owned by the Program
+  const void* extra = nullptr;  // whatever; allocated with Decoder::keep
 };
 
 struct Kernel;
@@ -248,7 +248,7 @@ struct Grid {
   std::vector<std::byte, Aligned<std::byte>> params;  // a tensor map in it wants 64 bytes
   uint64_t seed = 0;
   uint64_t launch = new_launch();  // a number that no other launch has
-  uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
+  uint32_t resident = 0;           // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
   bool explicit_cluster = false;
   uint64_t max_steps = 4'000'000'000;  // instructions of one warp
 };

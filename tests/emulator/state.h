@@ -26,6 +26,15 @@ struct FunctionState {
   Place return_pc = kNoPlace, carry = kNoPlace;  // 32 uint32_t: where each lane's call came from
 };
 
+/// Registers that the machine fills when a warp starts. zero: %gridid, %envreg.
+// clang-format off
+enum class Special : uint8_t {
+  parameter, tid, ntid, ctaid, nctaid, laneid, warpid, nwarpid, smid, nsmid, lanemask_eq, lanemask_lt, lanemask_le,
+  lanemask_gt, lanemask_ge, clusterid, nclusterid, cluster_ctaid, cluster_nctaid, cluster_ctarank, cluster_nctarank,
+  is_explicit_cluster, dynamic_smem_size, total_smem_size, zero
+};
+// clang-format on
+
 struct Program::State {
   std::string name;  // of the kernel, demangled
   const Symbols* globals = nullptr;
@@ -36,8 +45,12 @@ struct Program::State {
   struct AtStart {                                        // what differs between warps
     Place place;
     int bytes;
-    std::string special;  // "%tid.x"; empty: the address of the parameter at `offset`
-    uint64_t offset;
+    Special special;
+    int component;    // 0: x
+    uint64_t offset;  // of a parameter
+    bool same(const AtStart& o) const {
+      return bytes == o.bytes && special == o.special && component == o.component && offset == o.offset;
+    }
   };
   std::vector<AtStart> at_start;
   std::vector<std::shared_ptr<void>> kept;
