@@ -73,10 +73,10 @@ struct RowState {
   }
 };
 
-/// o += p·v over the rows of v that are not finite, where a weight of zero contributes nothing: an invisible row cannot
-/// leak. One warp; such rows are cleared before the product of tiles.
+/// o += p·v over the elements of v that are not finite, where a weight of zero contributes nothing: an invisible row
+/// cannot leak. One warp; such elements become zero before the product of tiles, so that all else keeps its bits.
 template <class T, class Tile, int M, int K, int V>
-__device__ __forceinline__ void add_nonfinite_rows(float (&o)[M][V][4], const float (&p)[M][K][4], Tile v, int lane) {
+__device__ __forceinline__ void add_nonfinite(float (&o)[M][V][4], const float (&p)[M][K][4], Tile v, int lane) {
 #pragma unroll 1
   for (int r = 0; r < 8 * K; ++r) {
     if (v.finite_row(r, lane)) continue;
@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_nonfinite_rows(float (&o)[M][V][4], const fl
       for (int m = 0; m < M; ++m)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          if (w[m][e >> 1] != 0) o[m][n][e] += w[m][e >> 1] * x[e & 1];
+          if (w[m][e >> 1] != 0 && !(fabsf(x[e & 1]) < kInf)) o[m][n][e] += w[m][e >> 1] * x[e & 1];
     }
   }
 }

@@ -25,9 +25,11 @@ __device__ inline Rows key_rows(const Params& p, int64_t b) {
 
 using Range = math::BasicRange<int32_t>;  // kernels refuse more rows (attention/limits.h); half the registers
 
-struct Sequence {
+struct alignas(16) Sequence {
   int32_t batch, query0, key0;  // query0, key0: first rows, 0 when dense
   Range range;
+  int32_t first =
+      0;  // of a tile's rows; and all 16-byte words are written, for they are read as such from shared memory
 
   __device__ Sequence(const Params& p, int32_t b) : batch(b) {
     const Rows q = query_rows(p, b), k = key_rows(p, b);

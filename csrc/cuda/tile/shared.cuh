@@ -52,7 +52,7 @@ struct SharedTile {
       const int u = thread % kAcross + part, left = columns * kElement - u * kUnit;
       const int bytes = left < 0 ? 0 : left > kUnit ? kUnit : left;
       const char* source = from + (row * stride) * kElement + (bytes ? u * kUnit : 0);
-#pragma unroll(kRows / kStep > 8 ? 4 : 8)
+#pragma unroll 4  // more would hold addresses in registers that accumulators need
       for (int r = 0; r < kRows; r += kStep) {
         const bool inside = row + r < rows;
         ptx::cp_async_16(unit(row + r, u), inside ? source : from, inside ? bytes : 0);
@@ -75,8 +75,13 @@ struct SharedTile {
     for (int i = thread; i < kRows * kUnits; i += kThreads) ok &= finite(ptx::load_shared_128(base + i * kUnit));
     return ok;
   }
-  __device__ __forceinline__ void clear_row(int r, int lane) const {
-    for (int u = lane; u < kUnits; u += 32) ptx::store_shared_128(unit(r, u), make_uint4(0, 0, 0, 0));
+  /// Inf and NaN of row r become zero.
+  __device__ __forceinline__ void clear_nonfinite(int r, int lane) const {
+    for (int u = lane; u < kUnits; u += 32) {
+      const uint4 x = ptx::load_shared_128(unit(r, u));
+      if (!finite(x))
+        ptx::store_shared_128(unit(r, u), make_uint4(cleared(x.x), cleared(x.y), cleared(x.z), cleared(x.w)));
+    }
   }
   /// Elements (row, column) and, where they are 16 bits wide, (row, column + 1); `column` is even there.
   __device__ __forceinline__ uint32_t word(int row, int column) const {
@@ -87,9 +92,11 @@ struct SharedTile {
   static __device__ __forceinline__ bool finite(uint4 x) {
     return finite(x.x) & finite(x.y) & finite(x.z) & finite(x.w);
   }
-  static __device__ __forceinline__ bool finite(uint32_t x) {
+  static __device__ __forceinline__ bool finite(uint32_t x) { return x == cleared(x); }
+  static __device__ __forceinline__ uint32_t cleared(uint32_t x) {
     constexpr uint32_t kMask = kExponent<T>;
-    return (x & kMask) != kMask && (kElement == 4 || (x >> 16 & kMask) != kMask);
+    if constexpr (kElement == 4) return (x & kMask) == kMask ? 0 : x;
+    return ((x & kMask) == kMask ? 0 : x & 0xFFFF) | ((x >> 16 & kMask) == kMask ? 0 : x & 0xFFFF0000);
   }
 };
 

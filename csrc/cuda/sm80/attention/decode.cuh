@@ -140,10 +140,9 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
         each<1, N>([&](int m, int n, int e) { w[m][n][e] = keep(m, n, e) ? w[m][n][e] * p.keep_scale : 0.0f; });
       }
       if ((edge || p.bias.data || p.drop_below) && __any_sync(0xFFFFFFFF, !value.template share_finite<32>(lane))) {
-        add_nonfinite_rows<T>(o, w, value, lane);
+        add_nonfinite<T>(o, w, value, lane);
         __syncwarp();
-        for (int r = 0; r < Tile::kKeys; ++r)
-          if (!value.finite_row(r, lane)) value.clear_row(r, lane);
+        for (int r = 0; r < Tile::kKeys; ++r) value.clear_nonfinite(r, lane);
         __syncwarp();
       }
       multiply_accumulators<T>(o, w, value, lane);

@@ -76,24 +76,25 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
 
   // What is rarely needed stays out of the registers of a loop that needs them all.
   auto* const place = reinterpret_cast<Sequence*>(shared + Tile::kTiles);
-  int32_t i0;
   {
     const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
     if (piece.index < 0) return;
-    const Sequence s(p, piece.batch);
+    Sequence s(p, piece.batch);
     const int32_t queries = s.range.queries, tiles = (queries + Tile::kQueries - 1) / Tile::kQueries;
     if (piece.index >= tiles || queries <= kDecodeRows) return;
-    i0 =
-        (tiles - 1 - piece.index) * Tile::kQueries;  // the last tiles of a causal sequence are the longest and go first
+    // The last tiles of a causal sequence are the longest and go first.
+    s.first = (tiles - 1 - piece.index) * Tile::kQueries;
     if (thread == 0) *place = s;
     __syncthreads();
   }
   const Sequence& s = *place;
   const Range& range = s.range;
-  const int32_t i1 = min(i0 + Tile::kQueries, range.queries), h = blockIdx.y, hk = h / p.group;
+  const int32_t& i0 = s.first;
+  const auto i1 = [&] { return min(i0 + Tile::kQueries, range.queries); };
+  const int32_t h = blockIdx.y, hk = h / p.group;
   const Terms terms{p, s};
 
-  const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
+  const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1() - 1);
   const auto load = [&](const typename Tile::Key& tile, const View& from, int columns, int32_t j0) {
     const int32_t rows = range.keys - j0;
     tile.template load<Tile::kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(from, hk, j0)), from.row,
@@ -101,7 +102,8 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
     ptx::cp_async_commit();
   };
   query.template load<Tile::kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)), p.query.row,
-                                      i1 - i0, p.head_dim, thread);
+                                      i1() - i0, p.head_dim, thread);
+  ptx::cp_async_commit();
   if (begin < end) load(key, p.key, p.head_dim, begin);
 
   float o[M][V][4];
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
 
     const QueriesDown at(i0 + row0, j0, h, lane);
     if constexpr (kModified) modify<T>(w, terms, at);
-    const bool edge = needs_mask(range, i0, i1, j0, j0 + Tile::kKeys);
+    const bool edge = needs_mask(range, i0, i1(), j0, j0 + Tile::kKeys);
     if (edge) mask(w, range, at);
     row.take(w, kModified ? 1.0f : p.scale2, o);
     bool zeros = edge;  // weights that are zero because of a rule
@@ -133,10 +135,9 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
       }
     }
     if (zeros && __syncthreads_or(!value.template share_finite<Tile::kThreads>(thread))) {
-      add_nonfinite_rows<T>(o, w, value, lane);
+      add_nonfinite<T>(o, w, value, static_cast<int>(ptx::opaque(thread)) & 31);
       __syncthreads();
-      for (int r = thread >> 5; r < Tile::kKeys; r += Tile::kWarps)
-        if (!value.finite_row(r, lane)) value.clear_row(r, lane);
+      for (int r = thread >> 5; r < Tile::kKeys; r += Tile::kWarps) value.clear_nonfinite(r, lane);
       __syncthreads();
     }
     multiply_accumulators<T>(o, w, value, lane);
@@ -152,13 +153,13 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
     for (int half = 0; half < 2; ++half) {
       const int32_t i = i0 + row0 + 16 * m + 8 * half + (lane >> 2);
       const RowEnd done(terms, row.max[m][half], quad_sum(row.sum[m][half]), i, h);
-      if ((lane & 3) == 0 && i < i1) *s.query_row<float>(p.lse, h, i) = done.lse;
+      if ((lane & 3) == 0 && i < i1()) *s.query_row<float>(p.lse, h, i) = done.lse;
 #pragma unroll
       for (int n = 0; n < V; ++n)
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) o[m][n][e] *= done.factor;
     }
-  store_rows<T>(p, s, h, i0, i1, o, query, row0, lane);
+  store_rows<T>(p, s, h, i0, i1(), o, query, row0, lane);
 }
 
 }  // namespace saccade::cuda
