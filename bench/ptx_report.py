@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import re
@@ -77,14 +79,19 @@ class Instruction:
 
     @property
     def target(self) -> int | None:
-        """Where a jump goes."""
-        if self.op != "BRA":
+        """Where a jump goes, or where threads that diverge here meet again (BSSY)."""
+        if self.op not in ("BRA", "BSSY", "CALL", "JMP"):
             return None
         found = re.search(r"(0x[0-9a-f]+)\s*$", self.text)
         return int(found.group(1), 16) if found else None
 
+    @property
+    def falls_through(self) -> bool:
+        conditional = self.text.startswith("@") or "DIV" in self.mods or re.search(r"\bU?P\d", self.text) is not None
+        return self.op not in ("BRA", "JMP", "EXIT", "RET", "BRX", "BRXU") or conditional
 
-@dataclasses.dataclass
+
+@dataclasses.dataclass(eq=False)
 class Kernel:
     name: str
     arch: str
@@ -93,13 +100,77 @@ class Kernel:
     shared: int = 0
     code: list[Instruction] = dataclasses.field(default_factory=list)
 
+    @functools.cached_property
     def loops(self) -> list[list[Instruction]]:
-        """Bodies of backward branches, by address: what lies between the target and the branch."""
-        spans = [(i.target, i.address) for i in self.code if i.target is not None and i.target < i.address]
-        return [[i for i in self.code if first <= i.address <= last] for first, last in spans]
+        """Natural loops, one a header: a backward branch alone is none, ptxas places rare paths behind the code."""
+        if not self.code:
+            return []
+        ends = ("BRA", "JMP", "EXIT", "RET", "BRX", "BRXU", "BSYNC", "CALL")
+        meets: dict[str, set[int]] = collections.defaultdict(set)
+        for i in self.code:
+            if i.op == "BSSY" and i.target is not None:
+                meets[re.findall(r"\bB\d+", i.text)[0]].add(i.target)
+        leaders = {self.code[0].address} | {i.target for i in self.code if i.target is not None}
+        leaders |= {after.address for i, after in itertools.pairwise(self.code) if i.op in ends}
+        blocks: list[list[Instruction]] = []
+        for i in self.code:
+            if i.address in leaders:
+                blocks.append([])
+            blocks[-1].append(i)
+        index = {block[0].address: n for n, block in enumerate(blocks)}
 
+        def successors(n: int) -> set[int]:
+            last, following = blocks[n][-1], {n + 1} & set(range(len(blocks)))
+            if last.op == "BSYNC":  # goes on where its BSSY says
+                targets = {index[t] for t in meets[re.findall(r"\bB\d+", last.text)[0]]}
+                return following if following & targets else targets
+            jump = {index[last.target]} if last.op != "BSSY" and last.target in index else set()
+            return jump | (following if last.falls_through else set())
+
+        after = [successors(n) for n in range(len(blocks))]
+        before: list[set[int]] = [set() for _ in blocks]
+        for n, nexts in enumerate(after):
+            for m in nexts:
+                before[m].add(n)
+        reached, todo = {0}, [0]
+        while todo:
+            new = after[todo.pop()] - reached
+            reached |= new
+            todo += new
+        dominators = {n: reached if n else {0} for n in reached}
+        changed = True
+        while changed:
+            changed = False
+            for n in sorted(reached - {0}):
+                now = {n} | set.intersection(*(dominators[m] for m in before[n] & reached))
+                changed |= now != dominators[n]
+                dominators[n] = now
+        bodies: dict[int, set[int]] = {}
+        for n in reached:
+            for header in after[n] & dominators[n]:
+                body = bodies.setdefault(header, {header})
+                todo = [n]
+                while todo:
+                    m = todo.pop()
+                    if m not in body:
+                        body.add(m)
+                        todo += before[m] & reached
+        return [[i for n in sorted(body) for i in blocks[n]] for body in bodies.values()]
+
+    @functools.cached_property
     def main_loops(self) -> list[list[Instruction]]:
-        return [loop for loop in self.loops() if any(i.op in MMA for i in loop)]
+        """Loops with mma instructions of their own, not only in loops inside them (those are loops over tiles)."""
+        found = []
+        for loop in self.loops:
+            inside = {i.address for i in loop}
+            own = {i.address for i in loop if i.op in MMA}
+            for other in self.loops:
+                addresses = {i.address for i in other}
+                if addresses < inside:
+                    own -= addresses
+            if own:
+                found.append(loop)
+        return found
 
     def spills(self) -> list[Instruction]:
         """Stores to a fixed place of the frame; arrays are addressed through other registers."""
@@ -113,9 +184,9 @@ class Kernel:
                 yield f"{len(unique)} {what}{shown}" + ("\n    …" if len(unique) > 4 else "")
 
         yield from kind(f"spills ({sum(i.width for i in self.spills())} bytes)", self.spills())
-        yield from kind("accesses to local memory in a loop", (i for loop in self.loops() for i in loop if i.local))
+        yield from kind("accesses to local memory in a loop", (i for loop in self.loops for i in loop if i.local))
         if not narrow_allowed:
-            loads = (i for loop in self.main_loops() for i in loop if i.global_read and i.width < 16)
+            loads = (i for loop in self.main_loops for i in loop if i.global_read and i.width < 16)
             yield from kind("global loads under 16 bytes in a main loop", loads)
 
 
@@ -207,7 +278,7 @@ def print_code(kernels: list[Kernel], names: dict[str, str], full: bool) -> None
     rows: list[dict[str, object]] = []
     for k in kernels:
         h = collections.Counter(i.family for i in k.code)
-        main = min(k.main_loops(), key=len, default=[])
+        main = max(k.main_loops, key=lambda loop: sum(i.op in MMA for i in loop), default=[])
         narrow = sum(i.global_read and i.width < 16 for i in k.code)
         rows.append(
             {
@@ -236,7 +307,7 @@ def print_code(kernels: list[Kernel], names: dict[str, str], full: bool) -> None
     if full:
         for k in kernels:
             print(f"\n{names[k.name]} ({k.arch})\n  {histogram(collections.Counter(i.family for i in k.code))}")
-            for loop in k.main_loops():
+            for loop in k.main_loops:
                 h = collections.Counter(i.family for i in loop)
                 print(f"  loop {loop[0].address:#x}–{loop[-1].address:#x}: {histogram(h)}")
 
