@@ -39,7 +39,8 @@ Cta& shared_owner(Warp& w, const Inst& i, int lane, Use use, uint64_t address, i
   return cta;
 }
 
-// Bank conflicts: 32 banks of 4 bytes; accesses of 8 and 16 bytes go by half and quarter warps; lanes at one word share.
+// Bank conflicts: 32 banks of 4 bytes; accesses of 8 and 16 bytes go by half and quarter warps; lanes at one word
+// share.
 void count_shared(Mask lanes, const uint64_t* offset, int bytes) {
   Counts& c = counts();
   ++c.shared_requests;
@@ -137,7 +138,8 @@ void shared_access(Warp& w, const Inst& i, Mask lanes, Use use, Order order, con
   }
 }
 
-/// A word of 4 bytes that holds the poison whole: of random data one in 2^32. Smaller elements are judged by their word.
+/// A word of 4 bytes that holds the poison whole: of random data one in 2^32. Smaller elements are judged by their
+/// word.
 bool poisoned(const std::byte* at, int bytes) {
   constexpr uint32_t kWord = kPoison * 0x10001u;
   at -= reinterpret_cast<uintptr_t>(at) % 4;
@@ -282,14 +284,15 @@ std::byte* transfer_access(Transfer& t, Cta& cta, Space space, Use use, uint64_t
   if (space == Space::shared) {
     const uint64_t offset = (address & 0xFF'FFFF) - kSharedBase;
     if (offset + bytes > cta.shared.size())
-      bad("out of bounds: byte " + std::to_string(static_cast<int64_t>(offset)) + " of " + std::to_string(cta.shared.size()) +
-          " bytes of shared memory");
+      bad("out of bounds: byte " + std::to_string(static_cast<int64_t>(offset)) + " of " +
+          std::to_string(cta.shared.size()) + " bytes of shared memory");
     touch_transfer(t, use, &cta, offset, nullptr, bytes);
     return cta.shared.data() + offset;
   }
   const Allocation* a = find_allocation(address);
   if (strict().bounds) {
-    if (a ? !a->holds(address, bytes) : strict().untracked) bad("out of bounds: " + hex(address) + " is " + nearby(address));
+    if (a ? !a->holds(address, bytes) : strict().untracked)
+      bad("out of bounds: " + hex(address) + " is " + nearby(address));
     if (a && use != Use::read && !a->writable) bad("to read-only memory: " + hex(address) + " is " + nearby(address));
   }
   auto* host = reinterpret_cast<std::byte*>(address);

@@ -55,8 +55,8 @@ Stamp stamp_of(uint32_t clock, uint32_t id, bool transfer, bool strong, int line
 constexpr Stamp lane_bits(uint32_t lane) { return Stamp{lane} << 40; }
 constexpr Stamp cover_bits(uint32_t cover) { return Stamp{cover} << 46; }
 
-struct Range {  // what is accessed, for messages
-  Cta* owner = nullptr;                   // of shared memory
+struct Range {                             // what is accessed, for messages
+  Cta* owner = nullptr;                    // of shared memory
   const Allocation* allocation = nullptr;  // of global memory
 };
 
@@ -67,12 +67,12 @@ struct Agent {
   const Inst* inst = nullptr;
   const Transfer* transfer = nullptr;
   const View* view = nullptr;
-  Stamp base = 0;            // without lane and bytes
-  uint32_t id = ~0u;         // of the warp
+  Stamp base = 0;     // without lane and bytes
+  uint32_t id = ~0u;  // of the warp
   uint32_t lane = 0;
-  bool proxy = false;        // async
+  bool proxy = false;  // async
   int direct = 0, planes = 0, plane = 0;
-  Stamp ordered_who = 0;     // of which all lanes happened before, as was found last
+  Stamp ordered_who = 0;  // of which all lanes happened before, as was found last
   Range range;
   // of a store: what other lanes of the instruction do
   Mask lanes = 0;
@@ -108,13 +108,26 @@ std::string line_of(const Cta& cta, Stamp e) {
   for (const Inst& i : p.code) {
     if ((i.line & 0xFFF) != static_cast<int>(e >> 52) || i.line == last) continue;
     switch (i.cls) {
-      case Class::load_global: case Class::store_global: case Class::load_shared: case Class::store_shared:
-      case Class::atomic: case Class::ldmatrix: case Class::stmatrix: case Class::wgmma: case Class::cp_async:
-      case Class::bulk: case Class::tensor: case Class::mbarrier: case Class::other: break;
-      default: continue;
+      case Class::load_global:
+      case Class::store_global:
+      case Class::load_shared:
+      case Class::store_shared:
+      case Class::atomic:
+      case Class::ldmatrix:
+      case Class::stmatrix:
+      case Class::wgmma:
+      case Class::cp_async:
+      case Class::bulk:
+      case Class::tensor:
+      case Class::mbarrier:
+      case Class::other:
+        break;
+      default:
+        continue;
     }
     last = i.line;
-    out += (out.empty() ? "line " : " or line ") + std::to_string(i.line) + ": " + std::string(ptx::source_line(*p.module, i.line));
+    out += (out.empty() ? "line " : " or line ") + std::to_string(i.line) + ": " +
+           std::string(ptx::source_line(*p.module, i.line));
   }
   return out.empty() ? "line unknown" : out;
 }
@@ -123,11 +136,13 @@ std::string who(const Agent& a, Stamp e) {
   const auto& g = *a.cta->cluster->grid;
   const uint32_t warps = static_cast<uint32_t>(a.cta->warps.size());
   const uint32_t number = e & kTransfer ? id_of(e) : id_of(e) / warps;
-  const std::string cta = "CTA (" + std::to_string(number % g.grid.x) + ", " + std::to_string(number / g.grid.x % g.grid.y) +
-                          ", " + std::to_string(number / g.grid.x / g.grid.y) + ")";
+  const std::string cta = "CTA (" + std::to_string(number % g.grid.x) + ", " +
+                          std::to_string(number / g.grid.x % g.grid.y) + ", " +
+                          std::to_string(number / g.grid.x / g.grid.y) + ")";
   if (e & kTransfer) return "an asynchronous operation of " + cta + ", issued at " + line_of(*a.cta, e);
   return cta + ", warp " + std::to_string(id_of(e) % warps) +
-         (lane_of(e) == kSeveral ? ", several lanes" : ", lane " + std::to_string(lane_of(e))) + ", " + line_of(*a.cta, e);
+         (lane_of(e) == kSeveral ? ", several lanes" : ", lane " + std::to_string(lane_of(e))) + ", " +
+         line_of(*a.cta, e);
 }
 
 std::string place(const Range& r, uint64_t at) {
@@ -139,9 +154,10 @@ std::string subject(const Agent& a, bool write) {
   const std::string verb = write ? "write" : "read";
   if (a.warp) return where(*a.warp, *a.inst, a.lane == kSeveral ? -1 : static_cast<int>(a.lane)) + ": " + verb;
   const auto& id = a.cta->id;
-  return a.cta->cluster->grid->program->function->name + ", CTA (" + std::to_string(id.x) + ", " + std::to_string(id.y) + ", " +
-         std::to_string(id.z) + "), asynchronous operation of warp " + std::to_string(a.transfer->warp) + ", lane " +
-         std::to_string(a.transfer->lane) + ", " + line_of(*a.cta, a.base) + ": " + verb;
+  return a.cta->cluster->grid->program->function->name + ", CTA (" + std::to_string(id.x) + ", " +
+         std::to_string(id.y) + ", " + std::to_string(id.z) + "), asynchronous operation of warp " +
+         std::to_string(a.transfer->warp) + ", lane " + std::to_string(a.transfer->lane) + ", " +
+         line_of(*a.cta, a.base) + ": " + verb;
 }
 
 [[noreturn]] void conflict(Agent& a, Stamp e, bool written, bool write, uint64_t at, Agent::Why why) {
@@ -174,7 +190,8 @@ bool same_store(const Agent& a, Stamp e) {
 [[noreturn, gnu::noinline]] void report_pending(Agent& a, bool write, uint64_t at, Stamp filling) {
   std::string out = subject(a, write) + " of " + place(a.range, at) + ": ";
   if (filling)
-    out += "an asynchronous copy to it is under way: waiting for it is missing; issued by " + who(a, filling & ~kTransfer);
+    out +=
+        "an asynchronous copy to it is under way: waiting for it is missing; issued by " + who(a, filling & ~kTransfer);
   else
     out += "an asynchronous operation under way still reads it: waiting for that is missing";
   throw Fault(out);
@@ -222,7 +239,8 @@ bool same_store(const Agent& a, Stamp e) {
 }
 
 inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, uint64_t at) {
-  if (p.pending) [[unlikely]] check_pending(p, a, first, count, false, at);
+  if (p.pending) [[unlikely]]
+    check_pending(p, a, first, count, false, at);
   const Stamp mine = a.base | lane_bits(a.lane) | cover_bits(cover);
   Stamp* own = p.plane(a.plane);
   const uint32_t bit = 1u << a.plane;
@@ -240,7 +258,8 @@ inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, 
 }
 
 inline void touch_write(Page& p, Agent& a, int first, int count, uint32_t cover, uint64_t at) {
-  if (p.pending) [[unlikely]] check_pending(p, a, first, count, true, at);
+  if (p.pending) [[unlikely]]
+    check_pending(p, a, first, count, true, at);
   const Stamp covers = cover_bits(cover);
   for (int c = first; c < first + count; ++c) {
     Stamp mine = a.base | lane_bits(a.lane) | covers;
@@ -386,17 +405,9 @@ void initialise(Cta::Strict& s, uint64_t offset, int bytes) {
 
 }  // namespace
 
-void touch_shared(Warp& w, const Inst& i, Mask lanes, Use use, Order order, Cta& owner, const uint64_t* offset, int bytes,
-                  const std::byte (*value)[16]) {
+void touch_shared(Warp& w, const Inst& i, Mask lanes, Use use, Order order, Cta& owner, const uint64_t* offset,
+                  int bytes, const std::byte (*value)[16]) {
   Cta::Strict& s = strict_of(owner);
-  if (strict().uninitialised && use != Use::write) {
-    for (Mask m = lanes; m; m &= m - 1) {
-      const int l = __builtin_ctz(m);
-      if (!initialised(s, offset[l], bytes))
-        fault(w, i, l, "read of uninitialised shared memory: " + std::to_string(bytes) + " bytes at byte " +
-                           std::to_string(offset[l]) + " that nothing wrote");
-    }
-  }
   if (strict().races) {
     Agent a = agent_of(w, i, lanes, use, order, true);
     if (&owner != w.cta) a.plane = kSharedPlanes - 1;
@@ -408,6 +419,15 @@ void touch_shared(Warp& w, const Inst& i, Mask lanes, Use use, Order order, Cta&
     for (Mask m = lanes; m; m &= m - 1) {
       enter_lane(a, c, __builtin_ctz(m));
       touch(shared_page(s, offset[a.lane]), a, use != Use::read, offset[a.lane], bytes);
+    }
+  }
+  if (strict().uninitialised && use != Use::write) {
+    for (Mask m = lanes; m; m &= m - 1) {
+      const int l = __builtin_ctz(m);
+      if (!initialised(s, offset[l], bytes))
+        fault(w, i, l,
+              "read of uninitialised shared memory: " + std::to_string(bytes) + " bytes at byte " +
+                  std::to_string(offset[l]) + " that nothing wrote so far");
     }
   }
   if (use != Use::read)
@@ -499,7 +519,8 @@ void touch_transfer(Transfer& t, Use use, Cta* owner, uint64_t at, const Allocat
       initialise(*s, at + k, part);
     else if (strict().uninitialised && !initialised(*s, at + k, part)) {
       Agent a = agent_of(t, true, use);
-      throw Fault(subject(a, false) + " of uninitialised shared memory: bytes from " + std::to_string(at + k) + " that nothing wrote");
+      throw Fault(subject(a, false) + " of uninitialised shared memory: bytes from " + std::to_string(at + k) +
+                  " that nothing wrote so far");
     }
   }
 }
@@ -509,14 +530,17 @@ void mark_pending(Transfer& t, Cta& cta, Space space, uint64_t address, int byte
   const bool shared = space == Space::shared;
   const uint64_t at = shared ? (address & 0xFF'FFFF) - kSharedBase : address;
   const Allocation* allocation = shared ? nullptr : find_allocation(address);
-  if (shared ? at + bytes > cta.shared.size() : !allocation || !allocation->writable || !allocation->holds(at, bytes)) return;
+  if (shared ? at + bytes > cta.shared.size() : !allocation || !allocation->writable || !allocation->holds(at, bytes))
+    return;
   Agent a = agent_of(t, shared, use);
   a.range = {shared ? &cta : nullptr, allocation};
   const Cta::Strict& s = strict_of(*t.cta);
-  const Stamp who = stamp_of(s.warps[t.warp].now, s.warps[t.warp].id, false, false, t.line) | lane_bits(t.lane) | cover_bits(15);
+  const Stamp who =
+      stamp_of(s.warps[t.warp].now, s.warps[t.warp].id, false, false, t.line) | lane_bits(t.lane) | cover_bits(15);
   each_page(shared ? &strict_of(cta) : nullptr, allocation, t.cta->cluster->grid->launch, at, bytes,
             [&](Page& p, uint64_t from, int part) {
-              const int first = static_cast<int>((from % kPageBytes + 3) / 4), last = static_cast<int>((from % kPageBytes + part) / 4);
+              const int first = static_cast<int>((from % kPageBytes + 3) / 4),
+                        last = static_cast<int>((from % kPageBytes + part) / 4);
               if (begin && p.pending) check_pending(p, a, first, last - first, use != Use::read, from);
               if (use != Use::read) {
                 if (!p.filling) p.filling = std::make_unique<Stamp[]>(kCells);
@@ -542,7 +566,8 @@ void begin_pending(Transfer& t, Cta& cta, Space space, uint64_t address, int byt
   if (use == Use::read) return;
   std::byte* host = space == Space::shared ? cta.shared.data() + ((address & 0xFF'FFFF) - kSharedBase)
                                            : reinterpret_cast<std::byte*>(address);
-  if (space == Space::shared && (address & 0xFF'FFFF) - kSharedBase + bytes > cta.shared.size()) return;  // reported when carried out
+  if (space == Space::shared && (address & 0xFF'FFFF) - kSharedBase + bytes > cta.shared.size())
+    return;  // reported when carried out
   std::memset(host, 0xFF, bytes);
 }
 
