@@ -121,8 +121,11 @@ TEST(Parse, ScopesKeepNamesApart) {
   EXPECT_EQ(name(7), "t");
   EXPECT_EQ(f.labels.at(f.body[2].args[0].text), 4u);  // @p bra done
   EXPECT_EQ(f.labels.at(f.body[5].args[0].text), 6u);
-  for (const Variable& v : f.variables)
-    if (v.name == name(4)) EXPECT_EQ(v.bytes, 8);
+  for (const Variable& v : f.variables) {
+    if (v.name == name(4)) {
+      EXPECT_EQ(v.bytes, 8);
+    }
+  }
 }
 
 TEST(Parse, Variables) {
