@@ -53,16 +53,22 @@ inline void turn(const Word* in, Word* out) {
   }
 }
 
+#ifdef __AVX__
+#define EMU_VECTOR_BYTES 32
+#else
+#define EMU_VECTOR_BYTES 16
+#endif
 template <class Real>
 struct Vector;
 template <>
 struct Vector<double> {
-  using Type [[gnu::vector_size(32), gnu::may_alias]] = double;
+  using Type [[gnu::vector_size(EMU_VECTOR_BYTES), gnu::may_alias]] = double;
 };
 template <>
 struct Vector<float> {
-  using Type [[gnu::vector_size(32), gnu::may_alias]] = float;
+  using Type [[gnu::vector_size(EMU_VECTOR_BYTES), gnu::may_alias]] = float;
 };
+#undef EMU_VECTOR_BYTES
 
 template <class Real>
 inline void add_product(typename Vector<Real>::Type& sum, Real a, const typename Vector<Real>::Type& b) {
@@ -81,17 +87,21 @@ inline void add_product(typename Vector<Real>::Type& sum, Real a, const typename
 template <class Real, int kRows, int kBlocks, int kCount>
 inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[kBlocks][32], Real (*c)[2][32]) {
   using V = typename Vector<Real>::Type;
-  constexpr int kParts = 8 * sizeof(Real) / sizeof(V), kHalves = kRows / 8, kStep = 4;
+  constexpr int kWidth = sizeof(V) / sizeof(Real), kParts = 8 / kWidth, kHalves = kRows / 8, kStep = 4;
   for (int half = 0; half < kHalves; ++half) {
     for (int m = 0; m < 8; m += kStep) {
       V sum[kStep][kParts];
+      const auto at = [&](int i, int n) { return c[half][n / 4] + (m + i) * 4 + n % 4; };
 #pragma GCC unroll 4
       for (int i = 0; i < kStep; ++i) {
-        const Real *even = c[half][0] + (m + i) * 4, *odd = c[half][1] + (m + i) * 4;
-        if constexpr (kParts == 2) {
-          sum[i][0] = *reinterpret_cast<const V*>(even), sum[i][1] = *reinterpret_cast<const V*>(odd);
-        } else {
-          sum[i][0] = V{even[0], even[1], even[2], even[3], odd[0], odd[1], odd[2], odd[3]};
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) {
+          if constexpr (kWidth <= 4) {
+            sum[i][p] = *reinterpret_cast<const V*>(at(i, p * kWidth));
+          } else {
+            const Real *even = at(i, 0), *odd = at(i, 4);
+            sum[i][p] = V{even[0], even[1], even[2], even[3], odd[0], odd[1], odd[2], odd[3]};
+          }
         }
       }
       for (int e = 0; e < kCount; ++e) {
@@ -99,11 +109,10 @@ inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[k
           const Real* lanes = a[e][block * kHalves + half] + m * 4;
           for (int j = 0; j < 4; ++j) {
             V column[kParts];
-            for (int p = 0; p < kParts; ++p)
-              column[p] = *reinterpret_cast<const V*>(b[e][block] + j * 8 + p * (8 / kParts));
+            for (int p = 0; p < kParts; ++p) column[p] = *reinterpret_cast<const V*>(b[e][block] + j * 8 + p * kWidth);
 #pragma GCC unroll 4
             for (int i = 0; i < kStep; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
               for (int p = 0; p < kParts; ++p) add_product<Real>(sum[i][p], lanes[i * 4 + j], column[p]);
             }
           }
@@ -111,8 +120,10 @@ inline void multiply(const Real (*a)[kBlocks * kRows / 8][32], const Real (*b)[k
       }
 #pragma GCC unroll 4
       for (int i = 0; i < kStep; ++i) {
-        for (int p = 0; p < 2; ++p)
-          __builtin_memcpy(c[half][p] + (m + i) * 4, reinterpret_cast<const Real*>(sum[i]) + p * 4, 4 * sizeof(Real));
+#pragma GCC unroll 4
+        for (int n = 0; n < 8; n += kWidth < 4 ? kWidth : 4)
+          __builtin_memcpy(at(i, n), reinterpret_cast<const Real*>(sum[i]) + n,
+                           (kWidth < 4 ? kWidth : 4) * sizeof(Real));
       }
     }
   }

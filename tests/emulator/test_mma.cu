@@ -274,6 +274,9 @@ TEST_P(Mma, PutsElementsWhereTheIsaSays) {
   };
   const Problem p{fill(f.a, f.m * f.k), fill(f.b, f.k * 8), fill(f.c, f.m * 8)};
   const Codes d = run(f, p);
+#if SACCADE_EMULATED
+  EXPECT_EQ(emu::last_counts().tensor_flops, 2u * f.m * 8 * f.k);
+#endif
   for (int row = 0; row < f.m; ++row) {
     for (int col = 0; col < 8; ++col)
       ASSERT_EQ(value(f.c, d[row * 8 + col]), expected(f, p, row, col).sum) << "row " << row << ", column " << col;
