@@ -75,6 +75,9 @@ Flowgraph flow_graph(const ptx::Function&);             // blocks.cpp
 void order_blocks(Program&);                            // blocks.cpp
 void place_registers(FunctionState&, Program::State&);  // registers.cpp
 
+std::string lanes_text(Mask);       // report.cpp: "lanes 0-7, 9"
+std::string standing(const Warp&);  // report.cpp: a line for each group, where it stands and why
+
 /// Why a group does not go on. retry: it has waited in a handler, which may hold its place (a barrier's arrival), and
 /// so is not merged with lanes that come there now.
 enum class Waits : uint8_t { no, converge, handler, retry };
