@@ -7,6 +7,15 @@
 // finished rows.
 namespace saccade::cuda {
 
+/// A thread's place, which the compiler computes again wherever one of these is made: the main loops have no registers
+/// for it.
+struct Me {
+  int thread, lane, row0;  // row0: the warp's first row of the tile
+
+  __device__ __forceinline__ explicit Me(int warp_rows)
+      : thread(static_cast<int>(ptx::opaque(threadIdx.x))), lane(thread & 31), row0((thread >> 5) * warp_rows) {}
+};
+
 /// First of the per-row numbers of one head of a sequence.
 __device__ __forceinline__ int64_t first_row(const BackwardParams& p, const Sequence& s, int32_t h) {
   return h * p.rows + (p.packed ? s.query0 : s.batch * p.queries);

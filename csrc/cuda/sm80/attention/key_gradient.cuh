@@ -29,7 +29,8 @@ struct KeyTile {
   static constexpr int kStatistics = kQuery + kStages * 2 * Query::kBytes;
   static constexpr int kDoutMarks = kStatistics + kStages * kQueries * static_cast<int>(sizeof(RowStatistics));
   static constexpr int kMarks = kDoutMarks + (kOfValue ? kQueries * Query::kUnits : 0);
-  static constexpr int kShared = kMarks + (kOfValue ? kKeys * Key::kUnits : 0);
+  static constexpr int kSequence = kMarks + (kOfValue ? kKeys * Key::kUnits : 0);
+  static constexpr int kShared = kSequence + sizeof(Sequence);
 };
 
 /// Marks the elements of dV that an Inf or NaN of dout reaches through a weight that is not 0. A warp's own rows.
@@ -70,20 +71,27 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const uint32_t base = ptx::shared_address(shared);
   const typename Tile::Key key{base}, value{base + Tile::kValue};
   uint8_t *dout_marks = shared + Tile::kDoutMarks, *marks = shared + Tile::kMarks;
-  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * M * 16;
-
-  const Piece piece = find_key_piece(p, Tile::kKeys, blockIdx.x);
-  if (piece.index < 0) return;
-  const Sequence s(p, piece.batch);
+  // What is rarely needed stays out of the registers of a loop that needs them all.
+  auto* const place = reinterpret_cast<Sequence*>(shared + Tile::kSequence);
+  {
+    const Piece piece = find_key_piece(p, Tile::kKeys, blockIdx.x);
+    if (piece.index < 0) return;
+    Sequence here(p, piece.batch);
+    if (piece.index * Tile::kKeys >= here.range.keys) return;
+    here.first = static_cast<int32_t>(piece.index) * Tile::kKeys;
+    if (threadIdx.x == 0) *place = here;
+    __syncthreads();
+  }
+  const Sequence& s = *place;
   const Range& range = s.range;
-  const int32_t j0 = piece.index * Tile::kKeys;
-  if (j0 >= range.keys) return;
-  const auto rows = static_cast<int>(range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys);
+  const int32_t& j0 = s.first;
+  const auto rows = [&] { return min(range.keys - j0, Tile::kKeys); };
   const int32_t hk = blockIdx.y;
   const Terms terms{p, s};
 
-  const int32_t begin = range.query_begin(j0) / kQueries * kQueries, end = range.query_end(j0 + rows - 1);
-  const int32_t tiles = begin < end ? (end - begin + kQueries - 1) / kQueries : 0;
+  const auto begin = [&] { return range.query_begin(j0) / kQueries * kQueries; };
+  const auto end = [&] { return range.query_end(j0 + rows() - 1); };
+  const int32_t tiles = begin() < end() ? (end() - begin() + kQueries - 1) / kQueries : 0;
   const auto query_tile = [&](int stage) {
     return typename Tile::Query{base + Tile::kQuery + stage * 2 * Tile::Query::kBytes};
   };
@@ -91,41 +99,40 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const auto statistics = [&](int stage) {
     return reinterpret_cast<const RowStatistics*>(shared + Tile::kStatistics) + stage * kQueries;
   };
-  const auto *queries = s.query_row<const Storage>(p.query, 0, 0), *douts = s.query_row<const Storage>(p.dout, 0, 0);
-  const RowStatistics* from_statistics = p.statistics + first_row(p, s, 0);
   const auto load = [&](int32_t h, int32_t i0, int stage) {
-    const int thread = ptx::opaque(threadIdx.x);  // what follows from it is not worth registers in the main loop
+    const int thread = Me(16 * M).thread;
     const int inside = range.queries - i0 < kQueries ? range.queries - i0 : kQueries;
-    query_tile(stage).template load<kThreads>(
-        reinterpret_cast<const char*>(queries + h * p.query.head + i0 * p.query.row), p.query.row, inside, p.head_dim,
-        thread);
-    dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(douts + h * p.dout.head + i0 * p.dout.row),
+    query_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)),
+                                              p.query.row, inside, p.head_dim, thread);
+    dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.dout, h, i0)),
                                              p.dout.row, inside, p.value_dim, thread);
     if (thread < kQueries) {
-      const RowStatistics* from = from_statistics + h * p.rows + i0;
+      const RowStatistics* from = p.statistics + first_row(p, s, h) + i0;
       ptx::cp_async_8(ptx::shared_address(statistics(stage) + thread), thread < inside ? from + thread : from,
                       thread < inside ? 8 : 0);
     }
     ptx::cp_async_commit();
   };
-  key.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row, rows,
+  const int thread = threadIdx.x;
+  key.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row, rows(),
                               p.head_dim, thread);
   if constexpr (Tile::kOfKey)
-    value.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)), p.value.row, rows,
-                                  p.value_dim, thread);
+    value.template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)), p.value.row,
+                                  rows(), p.value_dim, thread);
   ptx::cp_async_commit();
   const int32_t steps = tiles * p.group;
-  if (kStages == 2 && steps > 0) load(hk * p.group, begin, 0);
+  if (kStages == 2 && steps > 0) load(hk * p.group, begin(), 0);
 
   float dk[M][Tile::kOfKey ? V : 2][4], dv[M][Tile::kOfValue ? V : 2][4];
   clear(dk), clear(dv);
   bool marked = false;
-  int32_t i0 = begin;
+  int32_t i0 = begin();
   int32_t h = hk * p.group;
   for (int32_t x = 0; x < steps; ++x) {
+    const Me me(16 * M);
     const int stage = kStages == 2 ? static_cast<int>(x & 1) : 0;
-    const bool last = i0 + kQueries >= end;
-    const int32_t next_i0 = last ? begin : i0 + kQueries;
+    const bool last = i0 + kQueries >= end();
+    const int32_t next_i0 = last ? begin() : i0 + kQueries;
     const int32_t next_h = last ? h + 1 : h;
     if (kStages == 1) {
       __syncthreads();
@@ -140,21 +147,21 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // weights that are 0 because of a rule
     bool nonfinite = false;
     if (holes) {
-      bool ok = !Tile::kOfKey || query.template share_finite<kThreads>(ptx::opaque(thread));
-      if (Tile::kOfValue) ok &= dout.template share_finite<kThreads>(ptx::opaque(thread));
+      bool ok = !Tile::kOfKey || query.template share_finite<kThreads>(me.thread);
+      if (Tile::kOfValue) ok &= dout.template share_finite<kThreads>(me.thread);
       nonfinite = __syncthreads_or(!ok);
     }
 
     using Place = KeysDown;
-    const Place at(i0, j0 + row0, h, ptx::opaque(lane));
+    const Place at(i0, j0 + me.row0, h, me.lane);
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
     multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
-        w, key.corner_down(lane) + row0 * Tile::Key::kRowBytes, query.corner_across(lane));
+        w, key.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, query.corner_across(me.lane));
     if constexpr (Tile::kOfKey)
       multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
-          dp, value.corner_down(lane) + row0 * Tile::Key::kRowBytes, dout.corner_across(lane));
-    Statistics<Place, M> row{statistics(stage) + 2 * (lane & 3), {}, {}};
+          dp, value.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, dout.corner_across(me.lane));
+    Statistics<Place, M> row{statistics(stage) + 2 * (me.lane & 3), {}, {}};
     if constexpr (kGeneral) {
       general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
       if (Tile::kOfKey && p.temperature) {
@@ -170,39 +177,39 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     if (nonfinite) {
       __syncthreads();
       // The gradients of pairs that see such a query are NaN by now, or 0; the weights are not.
-      if (Tile::kOfKey) clear_nonfinite<typename Tile::Query, kQueries, kThreads>(query, nullptr, ptx::opaque(thread));
+      if (Tile::kOfKey) clear_nonfinite<typename Tile::Query, kQueries, kThreads>(query, nullptr, me.thread);
       if (Tile::kOfValue) {
-        clear_nonfinite<typename Tile::Query, kQueries, kThreads>(dout, dout_marks, ptx::opaque(thread));
+        clear_nonfinite<typename Tile::Query, kQueries, kThreads>(dout, dout_marks, me.thread);
         if (!marked)
-          for (int i = ptx::opaque(thread); i < Tile::kKeys * Tile::Key::kUnits; i += kThreads) marks[i] = 0;
+          for (int i = me.thread; i < Tile::kKeys * Tile::Key::kUnits; i += kThreads) marks[i] = 0;
         marked = true;
       }
       __syncthreads();
-      if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, ptx::opaque(row0), lane);
+      if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, me.row0, me.lane);
     }
-    if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, lane);
-    if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, lane);
+    if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, me.lane);
+    if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, me.lane);
     i0 = next_i0, h = next_h;
   }
   ptx::cp_async_wait<0>();  // where no query was there
   __syncthreads();
 
-  const Sequence at_end(p, ptx::opaque(static_cast<uint32_t>(s.batch)));  // found again rather than kept
+  const Me me(16 * M);
   if constexpr (Tile::kOfKey)
     store_rows<T>(
-        dk, [&](int) { return p.scale; }, key, row0, reinterpret_cast<char*>(at_end.key_row<Storage>(p.dkey, hk, j0)),
-        p.dkey, p.wide_dkey, rows, p.head_dim, lane);
+        dk, [&](int) { return p.scale; }, key, me.row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dkey, hk, j0)),
+        p.dkey, p.wide_dkey, rows(), p.head_dim, me.lane);
   if constexpr (Tile::kOfValue) {
     if (marked)
       each<M, V>([&](int m, int n, int e) {
-        const int r = row0 + 16 * m + 8 * (e >> 1) + (lane >> 2), column = 8 * n + 2 * (lane & 3) + (e & 1);
+        const int r = me.row0 + 16 * m + 8 * (e >> 1) + (me.lane >> 2), column = 8 * n + 2 * (me.lane & 3) + (e & 1);
         constexpr int kUnitElements = Tile::Key::kUnitElements;
         if (marks[r * Tile::Key::kUnits + column / kUnitElements] >> (column % kUnitElements) & 1) dv[m][n][e] = NAN;
       });
     const typename Tile::Key room = Tile::kOfKey ? value : key;
     store_rows<T>(
-        dv, [](int) { return 1.0f; }, room, row0, reinterpret_cast<char*>(at_end.key_row<Storage>(p.dvalue, hk, j0)),
-        p.dvalue, p.wide_dvalue, rows, p.value_dim, lane);
+        dv, [](int) { return 1.0f; }, room, me.row0, reinterpret_cast<char*>(s.key_row<Storage>(p.dvalue, hk, j0)),
+        p.dvalue, p.wide_dvalue, rows(), p.value_dim, me.lane);
   }
 }
 

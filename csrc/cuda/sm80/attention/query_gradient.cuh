@@ -23,7 +23,7 @@ struct QueryTile {
   static constexpr int kThreads = kWarps * 32;
   using Query = SharedTile<T, kQueries, kDim>;
   using Key = SharedTile<T, kKeys, kDim>;
-  static constexpr int kShared = 2 * Query::kBytes + 2 * kStages * Key::kBytes;
+  static constexpr int kTiles = 2 * Query::kBytes + 2 * kStages * Key::kBytes, kShared = kTiles + sizeof(Sequence);
 };
 
 /// out·dout over one row, a quarter of it per lane of a quad.
@@ -57,37 +57,42 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   extern __shared__ __align__(1024) unsigned char shared[];
   const typename Tile::Query query{ptx::shared_address(shared)}, dout{query.base + Tile::Query::kBytes};
   const uint32_t keys = dout.base + Tile::Query::kBytes;
-  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * M * 16;
 
-  const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
-  if (piece.index < 0) return;
-  const Sequence s(p, piece.batch);
+  // What is rarely needed stays out of the registers of a loop that needs them all.
+  auto* const place = reinterpret_cast<Sequence*>(shared + Tile::kTiles);
+  {
+    const Piece piece = find_query_piece(p, Tile::kQueries, blockIdx.x);
+    if (piece.index < 0) return;
+    Sequence here(p, piece.batch);
+    const int32_t tiles = (here.range.queries + Tile::kQueries - 1) / Tile::kQueries;
+    if (piece.index >= tiles) return;
+    // The last tiles of a causal sequence are the longest and go first.
+    here.first = (tiles - 1 - static_cast<int32_t>(piece.index)) * Tile::kQueries;
+    if (threadIdx.x == 0) *place = here;
+    __syncthreads();
+  }
+  const Sequence& s = *place;
   const Range& range = s.range;
-  if (piece.index * Tile::kQueries >= range.queries) return;
-  // The last tiles of a causal sequence are the longest and go first.
-  const int32_t i0 = ((range.queries + Tile::kQueries - 1) / Tile::kQueries - 1 - piece.index) * Tile::kQueries;
-  const int32_t i1 = i0 + Tile::kQueries < range.queries ? i0 + Tile::kQueries : range.queries;
+  const int32_t& i0 = s.first;
+  const auto end_query = [&] { return min(i0 + Tile::kQueries, range.queries); };
   const int32_t h = blockIdx.y, hk = h / p.group;
   const Terms terms{p, s};
 
-  const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1 - 1);
+  const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(end_query() - 1);
   const auto key_tile = [&](int32_t j0) {
     const int stage = kStages == 2 ? j0 / Tile::kKeys & 1 : 0;
     return typename Tile::Key{keys + stage * 2 * Tile::Key::kBytes};
   };
   const auto value_tile = [&](int32_t j0) { return typename Tile::Key{key_tile(j0).base + Tile::Key::kBytes}; };
-  const auto *from_keys = s.key_row<const Storage>(p.key, hk, 0),
-             *from_values = s.key_row<const Storage>(p.value, hk, 0);
   const auto load = [&](int32_t j0) {
-    const int thread = ptx::opaque(threadIdx.x);  // what follows from it is not worth registers in the main loop
-    const int rows = range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys;
-    key_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(from_keys + j0 * p.key.row), p.key.row, rows,
-                                         p.head_dim, thread);
-    value_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(from_values + j0 * p.value.row), p.value.row,
-                                           rows, p.value_dim, thread);
+    const int thread = Me(16 * M).thread, rows = range.keys - j0 < Tile::kKeys ? range.keys - j0 : Tile::kKeys;
+    key_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.key, hk, j0)), p.key.row,
+                                         rows, p.head_dim, thread);
+    value_tile(j0).template load<kThreads>(reinterpret_cast<const char*>(s.key_row<Storage>(p.value, hk, j0)),
+                                           p.value.row, rows, p.value_dim, thread);
     ptx::cp_async_commit();
   };
-  const auto rows = static_cast<int>(i1 - i0);
+  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * M * 16, rows = end_query() - i0;
   query.template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.query, h, i0)), p.query.row, rows,
                                 p.head_dim, thread);
   dout.template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.dout, h, i0)), p.dout.row, rows,
@@ -100,7 +105,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
 #pragma unroll
   for (int r = 0; r < 2 * M; ++r) {
     const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
-    const bool inside = i < i1;
+    const bool inside = i < end_query();
     const float lse = inside ? *s.query_row<const float>(p.lse, h, i) : -kInf;
     row.lse2[r] = lse == -kInf ? kInf : lse * kLog2e;
     row.delta[r] = 0;
@@ -114,6 +119,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   clear(dq);
   RowShares<M> shares;
   for (int32_t j0 = begin; j0 < end; j0 += Tile::kKeys) {
+    const Me me(16 * M);
     if (kStages == 1) {
       __syncthreads();
       load(j0);
@@ -122,44 +128,45 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
     __syncthreads();
     if (kStages == 2 && j0 + Tile::kKeys < end) load(j0 + Tile::kKeys);
     const typename Tile::Key key = key_tile(j0), value = value_tile(j0);
-    const bool edge = needs_mask(range, i0, i1, j0, j0 + Tile::kKeys);
+    const bool edge = needs_mask(range, i0, end_query(), j0, j0 + Tile::kKeys);
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // score gradients that are 0 because of a rule
-    const bool nonfinite = holes && __syncthreads_or(!key.template share_finite<kThreads>(ptx::opaque(thread)));
+    const bool nonfinite = holes && __syncthreads_or(!key.template share_finite<kThreads>(me.thread));
 
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
     multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-        w, query.corner_down(lane) + row0 * Tile::Query::kRowBytes, key.corner_across(lane));
+        w, query.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, key.corner_across(me.lane));
     multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-        dp, dout.corner_down(lane) + row0 * Tile::Query::kRowBytes, value.corner_across(lane));
-    const Place at(i0 + row0, j0, h, ptx::opaque(lane));
+        dp, dout.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, value.corner_across(me.lane));
+    const Place at(i0 + me.row0, j0, h, me.lane);
     if constexpr (kGeneral)
       general_gradient<T, false>(w, dp, terms, row, at, edge, &shares);
     else
       plain_gradient(w, dp, p, row, range, at, edge);
     if (nonfinite) {  // the gradients of pairs that see such a key are NaN by now, or 0
       __syncthreads();
-      clear_nonfinite<typename Tile::Key, Tile::kKeys, kThreads>(key, nullptr, ptx::opaque(thread));
+      clear_nonfinite<typename Tile::Key, Tile::kKeys, kThreads>(key, nullptr, me.thread);
       __syncthreads();
     }
-    multiply_accumulators<T>(dq, dp, key, lane);
+    multiply_accumulators<T>(dq, dp, key, me.lane);
   }
   ptx::cp_async_wait<0>();  // where no key was seen
   __syncthreads();
 
+  const Me me(16 * M);
   const int64_t first = first_row(p, s, h);
   if constexpr (kGeneral) {
 #pragma unroll
     for (int r = 0; r < 2 * M; ++r) {
-      const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
+      const int32_t i = i0 + me.row0 + 8 * r + (me.lane >> 2);
       if (p.dtemperature) {  // Σ_j dx·q·k = q·Σ_j dx·k
         float dot = 0;
 #pragma unroll
         for (int n = 0; n < kDim / 8; ++n)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const int column = 8 * n + 2 * (lane & 3) + e;
-            const uint32_t word = query.word(row0 + 8 * r + (lane >> 2), column & ~(Tile::k32 ? 0 : 1));
+            const int column = 8 * n + 2 * (me.lane & 3) + e;
+            const uint32_t word = query.word(me.row0 + 8 * r + (me.lane >> 2), column & ~(Tile::k32 ? 0 : 1));
             float x;
             if constexpr (Tile::k32)
               x = __uint_as_float(word);
@@ -168,10 +175,10 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
             dot = fmaf(x, dq[r / 2][n][2 * (r & 1) + e], dot);
           }
         dot = quad_sum(dot);
-        if (i < i1 && (lane & 3) == 0) p.dtemperature[first + i] = p.scale * dot;
+        if (i < end_query() && (me.lane & 3) == 0) p.dtemperature[first + i] = p.scale * dot;
       }
       const float gate = quad_sum(shares.gate[r]), slope = quad_sum(shares.slope[r]);
-      if (i < i1 && (lane & 3) == 0) {
+      if (i < end_query() && (me.lane & 3) == 0) {
         if (p.dgate) p.dgate[first + i] = gate;
         if (p.dslope) p.dslope[first + i] = slope;
       }
@@ -180,10 +187,10 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   }
   const auto factor = [&](int r) {
     if (!kGeneral || !p.temperature) return p.scale;
-    return p.scale * terms.per_query(p.temperature, i0 + row0 + 8 * r + (lane >> 2), h);
+    return p.scale * terms.per_query(p.temperature, i0 + me.row0 + 8 * r + (me.lane >> 2), h);
   };
-  store_rows<T>(dq, factor, query, row0, reinterpret_cast<char*>(s.query_row<Storage>(p.dquery, h, i0)), p.dquery,
-                p.wide_dquery, rows, p.head_dim, lane);
+  store_rows<T>(dq, factor, query, me.row0, reinterpret_cast<char*>(s.query_row<Storage>(p.dquery, h, i0)), p.dquery,
+                p.wide_dquery, end_query() - i0, p.head_dim, me.lane);
 }
 
 template <class T>
