@@ -46,7 +46,8 @@ Allocation::~Allocation() {
 namespace {
 
 // Planes of `read`: a shared page has one for each warp of the CTA, a global one for each residue of the warp's id.
-constexpr int kSharedDirect = 24, kGlobalDirect = 4, kSharedPlanes = 32, kGlobalPlanes = 7;
+constexpr int kSharedDirect = 24, kGlobalDirect = 4, kSharedPlanes = 31, kGlobalPlanes = 7;
+constexpr uint32_t kFull = 1u << 31;  // in `readers`: some reader is not remembered
 
 Stamp stamp_of(uint32_t clock, uint32_t id, bool transfer, bool strong, int line) {
   return clock | Stamp{id} << 20 | (transfer ? kTransfer : 0) | (strong ? kStrong : 0) |
@@ -80,6 +81,21 @@ struct Agent {
   const std::byte (*value)[16] = nullptr;
   int bytes = 0;
 
+  const Seen* own = nullptr;  // in the view: the warps of the CTA, from `first` on
+  uint32_t first = 0, own_count = 0;
+
+  void see(const View* v) {
+    view = v;
+    ordered_who = 0;
+    own_count = static_cast<uint32_t>(cta->warps.size());
+    own = proxy ? nullptr : v->seen.find(first);
+    if (!own || first + own_count > kIdMask) own_count = 0;
+  }
+  /// Surely before this access, whichever the lane.
+  bool known(Stamp e) const {
+    const uint32_t k = id_of(e) - first;
+    return (e & kWhoField) == ordered_who || (!(e & kTransfer) && k < own_count && clock_of(e) <= own[k].all);
+  }
   enum class Why : uint8_t { ordered, race, proxy };
   Why judge(Stamp e, bool written) {
     if (e & kTransfer) {
@@ -94,7 +110,7 @@ struct Agent {
     if (proxy && written) {
       const Seen* p = view->proxied.find(id_of(e));
       if (!p || !p->has(clock_of(e), lane_of(e))) return Why::proxy;
-    } else if (clock_of(e) <= s->all) {
+    } else if (!proxy && clock_of(e) <= s->all) {
       ordered_who = e & kWhoField;
     }
     return Why::ordered;
@@ -207,7 +223,7 @@ bool same_store(const Agent& a, Stamp e) {
 [[gnu::noinline]] void check_write(Page& p, Agent& a, int c, uint32_t cover, uint64_t at) {
   for (int k = 0; k < p.writers; ++k) {
     const Stamp e = p.write[k][c];
-    if (!(cover_of(e) & cover) || (e & a.base & kStrong)) continue;
+    if (!(cover_of(e) & cover) || (e & a.base & kStrong) || a.known(e)) continue;
     const auto why = a.judge(e, true);
     if (why != Agent::Why::ordered) conflict(a, e, true, false, at & ~uint64_t{3}, why);
   }
@@ -224,7 +240,7 @@ bool same_store(const Agent& a, Stamp e) {
     }
     if (!(differs & kWhoField)) {
       const Stamp strong = ~(r & mine) & kStrong;  // a plain read among strong ones counts
-      if (!(differs & kLaneField)) return r = (r | mine) & ~strong, true;
+      if (!(differs & kLaneField)) return r = (mine | (r & kCoverField)) & ~strong, true;
       if (!(differs & kCoverField)) return r = ((r & ~kLaneField) | lane_bits(kSeveral)) & ~strong, true;
       return false;
     }
@@ -235,7 +251,7 @@ bool same_store(const Agent& a, Stamp e) {
   if (a.plane < a.planes && place_at(a.plane)) return;
   for (int k = a.direct; k < a.planes; ++k)
     if (place_at(k)) return;
-  // as many readers as are kept: this one is not remembered
+  p.readers[c] |= kFull;
 }
 
 inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, uint64_t at) {
@@ -246,12 +262,17 @@ inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, 
   const uint32_t bit = 1u << a.plane;
   for (int c = first; c < first + count; ++c) {
     const Stamp w = p.write[0][c];
-    if (p.writers > 1 || (w && (w & kWhoField) != a.ordered_who)) check_write(p, a, c, cover, at + 4 * (c - first));
-    const Stamp r = own[c];
+    if (p.writers > 1 || (w && !a.known(w))) check_write(p, a, c, cover, at + 4 * (c - first));
+    Stamp& r = own[c];
+    const Stamp differs = r ^ mine;
     if (r == 0) {
-      own[c] = mine;
+      r = mine;
       p.readers[c] |= bit;
-    } else if ((r ^ mine) & (kWhoField | kLaneField | kCoverField | kStrong)) {
+    } else if (!(differs & (kWhoField | kCoverField | kStrong))) {
+      if (differs & kLaneField) r = (r & ~kLaneField) | lane_bits(kSeveral);
+    } else if (!(differs & kWhoField & ~Stamp{kClockMask}) && differs & kClockMask) {
+      r = mine;  // the warp's own older read
+    } else if (!(p.readers[c] & kFull)) {
       record_read(p, a, c, mine);
     }
   }
@@ -267,7 +288,7 @@ inline void touch_write(Page& p, Agent& a, int first, int count, uint32_t cover,
     for (int k = 0; k < p.writers; ++k) {
       Stamp& e = p.write[k][c];
       if (!(e & covers)) continue;
-      if ((e & kWhoField) != a.ordered_who && !(e & a.base & kStrong)) {
+      if (!a.known(e) && (e ^ mine) & (kWhoField | kLaneField) && !(e & a.base & kStrong)) {
         const auto why = a.judge(e, true);
         if (why != Agent::Why::ordered) {
           if (!same_store(a, e)) conflict(a, e, true, true, here & ~uint64_t{3}, why);
@@ -277,11 +298,11 @@ inline void touch_write(Page& p, Agent& a, int first, int count, uint32_t cover,
       e &= ~covers;
       if (!(e & kCoverField)) e = 0;
     }
-    for (uint32_t bits = p.readers[c]; bits; bits &= bits - 1) {
+    for (uint32_t bits = p.readers[c] &= ~kFull; bits; bits &= bits - 1) {
       const int k = __builtin_ctz(bits);
       Stamp& e = p.read[k][c];
       if (!(e & covers)) continue;
-      if ((e & kWhoField) != a.ordered_who && !(e & a.base & kStrong)) {
+      if (!a.known(e) && (e ^ mine) & (kWhoField | kLaneField) && !(e & a.base & kStrong)) {
         const auto why = a.judge(e, false);
         if (why != Agent::Why::ordered) conflict(a, e, false, true, here & ~uint64_t{3}, why);
       }
@@ -373,7 +394,8 @@ Agent agent_of(Warp& w, const Inst& i, Mask lanes, Use use, Order order, bool sh
   a.cta = w.cta;
   a.warp = &w;
   a.inst = &i;
-  a.view = &c.base;
+  a.first = s.first;
+  a.see(&c.base);
   a.id = c.id;
   a.base = stamp_of(c.now, c.id, false, order != Order::weak || use == Use::atomic, i.line);
   a.direct = shared ? kSharedDirect : kGlobalDirect;
@@ -387,7 +409,7 @@ inline void enter_lane(Agent& a, const WarpClock& c, int lane) {
   a.lane = lane;
   if (c.split) [[unlikely]] {
     const View* v = &c.view(lane);
-    if (v != a.view) a.view = v, a.ordered_who = 0;
+    if (v != a.view) a.see(v);
   }
 }
 
@@ -461,18 +483,19 @@ Agent agent_of(Transfer& t, bool shared, Use use) {
   const WarpClock& c = s.warps[t.warp];
   a.cta = t.cta;
   a.transfer = &t;
+  a.first = s.first;
   a.direct = shared ? kSharedDirect : kGlobalDirect;
   a.planes = shared ? kSharedPlanes : kGlobalPlanes;
   a.lane = t.lane;
   if (t.async_proxy) {
     static const View none;
     a.proxy = true;
-    a.view = t.issued.state ? &t.issued.state->view : &none;
+    a.see(t.issued.state ? &t.issued.state->view : &none);
     a.base = stamp_of(static_cast<uint32_t>(t.id), s.number, true, use == Use::atomic, t.line);
     a.plane = a.direct;
     a.lane = 0;
   } else {
-    a.view = &c.view(t.lane);
+    a.see(&c.view(t.lane));
     a.id = c.id;
     a.base = stamp_of(c.now, c.id, false, use == Use::atomic, t.line);
     a.plane = shared ? t.warp % kSharedDirect : static_cast<int>(c.id % kGlobalDirect);
@@ -526,37 +549,50 @@ void touch_transfer(Transfer& t, Use use, Cta* owner, uint64_t at, const Allocat
 }
 
 namespace {
+/// One page's part; the agent is needed for a report only.
+template <class MakeAgent>
+void mark_cells(Page& p, uint64_t at, int bytes, Use use, bool begin, Stamp who, MakeAgent agent) {
+  const int first = static_cast<int>((at % kPageBytes + 3) / 4), last = static_cast<int>((at % kPageBytes + bytes) / 4);
+  if (begin && p.pending) {
+    bool any = false;
+    for (int c = first; c < last; ++c)
+      any |= (p.filling && p.filling[c]) || (use != Use::read && p.feeding && p.feeding[c]);
+    if (any) {
+      Agent a = agent();
+      check_pending(p, a, first, last - first, use != Use::read, at);
+    }
+  }
+  if (use != Use::read) {
+    if (!p.filling) p.filling = std::make_unique<Stamp[]>(kCells);
+    for (int c = first; c < last; ++c) {
+      p.pending += (begin ? 1 : 0) - (p.filling[c] ? 1 : 0);
+      p.filling[c] = begin ? who : 0;
+    }
+  } else {
+    if (!p.feeding) p.feeding = std::make_unique<uint16_t[]>(kCells);
+    for (int c = first; c < last; ++c) {
+      if (!begin && !p.feeding[c]) continue;
+      p.feeding[c] += begin ? 1 : -1;
+      p.pending += begin ? 1 : -1;
+    }
+  }
+}
+
 void mark_pending(Transfer& t, Cta& cta, Space space, uint64_t address, int bytes, Use use, bool begin) {
   const bool shared = space == Space::shared;
   const uint64_t at = shared ? (address & 0xFF'FFFF) - kSharedBase : address;
   const Allocation* allocation = shared ? nullptr : find_allocation(address);
   if (shared ? at + bytes > cta.shared.size() : !allocation || !allocation->writable || !allocation->holds(at, bytes))
-    return;
-  Agent a = agent_of(t, shared, use);
-  a.range = {shared ? &cta : nullptr, allocation};
-  const Cta::Strict& s = strict_of(*t.cta);
-  const Stamp who =
-      stamp_of(s.warps[t.warp].now, s.warps[t.warp].id, false, false, t.line) | lane_bits(t.lane) | cover_bits(15);
+    return;  // reported when it is carried out
+  const WarpClock& c = strict_of(*t.cta).warps[t.warp];
+  const Stamp who = stamp_of(c.now, c.id, false, false, t.line) | lane_bits(t.lane) | cover_bits(15);
+  const auto agent = [&] {
+    Agent a = agent_of(t, shared, use);
+    a.range = {shared ? &cta : nullptr, allocation};
+    return a;
+  };
   each_page(shared ? &strict_of(cta) : nullptr, allocation, t.cta->cluster->grid->launch, at, bytes,
-            [&](Page& p, uint64_t from, int part) {
-              const int first = static_cast<int>((from % kPageBytes + 3) / 4),
-                        last = static_cast<int>((from % kPageBytes + part) / 4);
-              if (begin && p.pending) check_pending(p, a, first, last - first, use != Use::read, from);
-              if (use != Use::read) {
-                if (!p.filling) p.filling = std::make_unique<Stamp[]>(kCells);
-                for (int c = first; c < last; ++c) {
-                  p.pending += (begin ? 1 : 0) - (p.filling[c] ? 1 : 0);
-                  p.filling[c] = begin ? who : 0;
-                }
-              } else {
-                if (!p.feeding) p.feeding = std::make_unique<uint16_t[]>(kCells);
-                for (int c = first; c < last; ++c) {
-                  if (!begin && !p.feeding[c]) continue;
-                  p.feeding[c] += begin ? 1 : -1;
-                  p.pending += begin ? 1 : -1;
-                }
-              }
-            });
+            [&](Page& p, uint64_t from, int part) { mark_cells(p, from, part, use, begin, who, agent); });
 }
 }  // namespace
 

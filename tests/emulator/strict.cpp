@@ -332,6 +332,9 @@ void order_after(Warp& w, Mask lanes, std::byte* const* host, Order order) {
   if (!strict().races || order == Order::weak) return;
   if (acquires(order))
     return each_address(host, lanes, [&](const std::byte* at, Mask same) { order_at(w, same, at, Order::acquire); });
+  bool any = g_released.load(std::memory_order_relaxed) == w.cta->cluster->grid->launch;
+  for (const auto& cta : w.cta->cluster->ctas) any = any || (cta->strict && !cta->strict->locations.empty());
+  if (!any) return;
   WarpClock& c = clock_of(w);
   each_address(host, lanes, [&](const std::byte* at, Mask same) {
     with_locations(w, at, false, [&](Locations& l) {
