@@ -25,6 +25,7 @@ cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block, 
 #pragma GCC visibility pop
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,6 +47,9 @@ struct Kernel {
 
 /// A kernel decoded for the device as it is set now. Throws Fault (what it cannot run) or cudaError_t (no PTX for it).
 Program& program(Kernel&);
+/// Registers a thread, from the machine code of the device's processor (or an older one's); 0: there is none to read.
+int registers(const Kernel&);
+std::map<std::string, int> cubin_registers(const std::byte* elf);  // cubin.cpp
 Kernel* find_kernel(const void* host_or_handle);
 std::vector<size_t> parameter_offsets(const ptx::Function&);  // and their end
 struct Symbol {
@@ -74,7 +78,7 @@ struct Limits {  // of one multiprocessor and CTA
 };
 const Limits& limits();
 constexpr int kSharedReserved = 1024, kSharedDefault = 48 * 1024;
-int occupancy(const Program&, int64_t block_threads, int64_t dynamic_shared);
+int occupancy(int64_t block_threads, int64_t shared, int registers);  // CTAs an SM; shared: static and dynamic
 
 struct Options {
   bool print = true;

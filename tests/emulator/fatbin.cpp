@@ -29,8 +29,14 @@ struct EntryHeader {
 };
 constexpr int kWrapperMagic = 0x466243B1;
 constexpr uint32_t kMagic = 0xBA55ED50;
-constexpr uint16_t kPtx = 1;
+constexpr uint16_t kPtx = 1, kElf = 2;
 constexpr uint64_t kCompressed = 0xA000, kSpecific = 0x100000;  // LZ4 or Zstandard; sm_90a and the like
+
+struct Code {  // machine code
+  uint32_t arch;
+  bool specific;
+  const std::byte* elf;
+};
 
 struct Entry {
   uint32_t arch;
@@ -63,8 +69,10 @@ struct Loaded {
 struct Image {
   const std::byte* data = nullptr;
   std::vector<Entry> entries;
+  std::vector<Code> code;
   std::vector<Variable> variables;
   std::map<const Entry*, Loaded> loaded;
+  std::map<const std::byte*, std::map<std::string, int>> registers;
 };
 
 namespace {
@@ -92,6 +100,9 @@ void read_entries(Image& image) {
       const bool compressed = e.flags & kCompressed;
       image.entries.push_back({e.arch, (e.flags & kSpecific) != 0, compressed,
                                compressed ? std::string_view{} : std::string_view{text, strnlen(text, e.bytes)}});
+    }
+    if (e.kind == kElf && !(e.flags & kCompressed)) {
+      image.code.push_back({e.arch, (e.flags & kSpecific) != 0, at + e.header_bytes});
     }
     at += e.header_bytes + e.bytes;
   }
@@ -169,6 +180,20 @@ Program& program(Kernel& kernel) {
     }
   }
   return *program;
+}
+
+int registers(const Kernel& kernel) {
+  const uint32_t arch = device().major * 10 + device().minor;
+  const Code* best = nullptr;
+  for (const Code& c : kernel.image->code) {
+    const bool runs = c.specific ? device().specific && c.arch == arch : c.arch / 10 == arch / 10 && c.arch <= arch;
+    if (runs && (!best || c.arch > best->arch || (c.arch == best->arch && c.specific))) best = &c;
+  }
+  if (!best) return 0;
+  auto& known = kernel.image->registers[best->elf];
+  if (known.empty()) known = cubin_registers(best->elf);
+  const auto found = known.find(kernel.name);
+  return found == known.end() ? 0 : found->second;
 }
 
 Kernel* find_kernel(const void* handle) {

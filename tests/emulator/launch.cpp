@@ -94,7 +94,7 @@ cudaError_t check(const Kernel& kernel, const Program& program, Config& c) {
 cudaError_t execute(Kernel& kernel, Config c, const std::vector<std::byte, Aligned<std::byte>>& params) try {
   Program& p = program(kernel);
   if (const cudaError_t error = check(kernel, p, c)) return error;
-  const int per_sm = occupancy(p, static_cast<int64_t>(count(c.block)), c.shared);
+  const int per_sm = occupancy(static_cast<int64_t>(count(c.block)), p.shared_bytes + c.shared, registers(kernel));
   if (!per_sm) return refuse(cudaErrorLaunchOutOfResources, kernel, "one CTA does not fit an SM");
   const uint64_t cluster = count(c.cluster), room = uint64_t(per_sm) * device().sms;
   if (c.cooperative && count(c.grid) > room) {
@@ -207,13 +207,20 @@ const Limits& limits() {
   return known.at(device().major * 10 + device().minor);
 }
 
-// Registers are not known to PTX: only threads, CTAs and shared memory limit.
-int occupancy(const Program& p, int64_t threads, int64_t dynamic_shared) {
+int occupancy(int64_t threads, int64_t shared, int registers) {
+  constexpr int64_t kRegisters = 65536, kPartitions = 4;  // of an SM: each holds its warps' registers, in units of 256
   const Limits& l = limits();
-  const int64_t shared = (p.shared_bytes + dynamic_shared + kSharedReserved + 127) / 128 * 128;
-  if (threads < 1 || threads > 1024 || shared > l.shared_cta + kSharedReserved) return 0;
-  const int64_t rounded = (threads + kLanes - 1) / kLanes * kLanes;
-  return static_cast<int>(std::min({int64_t{l.ctas_sm}, l.threads_sm / rounded, l.shared_sm / shared}));
+  if (threads < 1 || threads > 1024 || shared > l.shared_cta) return 0;
+  const auto up = [](int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; };
+  const int64_t warps = up(threads, kLanes) / kLanes;
+  int64_t most = std::min<int64_t>(l.ctas_sm, l.threads_sm / (warps * kLanes));
+  most = std::min(most, l.shared_sm / up(shared + kSharedReserved, 128));
+  if (registers) {
+    const int64_t of_warp = up(registers * kLanes, 256);
+    if (of_warp * up(warps, kPartitions) > kRegisters) return 0;
+    most = std::min(most, kRegisters / kPartitions / of_warp * kPartitions / warps);
+  }
+  return static_cast<int>(most);
 }
 
 std::vector<std::string> take_findings() {
@@ -301,6 +308,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* func) {
     const Dim3 most = directive(*p.function, "maxntid"), cluster = directive(*p.function, "reqnctapercluster");
     out->sharedSizeBytes = static_cast<size_t>(p.shared_bytes);
     out->localSizeBytes = static_cast<size_t>(p.local_bytes);
+    out->numRegs = registers(kernel);
     out->maxThreadsPerBlock = count(most) ? static_cast<int>(count(most)) : 1024;
     out->ptxVersion = out->binaryVersion = device().major * 10 + device().minor;
     out->maxDynamicSharedSizeBytes =
@@ -364,8 +372,8 @@ cudaError_t cudaGetFuncBySymbol(cudaFunction_t* function, const void* func) {
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* func, int threads,
                                                                    size_t shared, unsigned) {
-  return with_kernel(func, [&](Kernel&, Program& p) {
-    *blocks = occupancy(p, threads, static_cast<int64_t>(shared));
+  return with_kernel(func, [&](Kernel& kernel, Program& p) {
+    *blocks = occupancy(threads, p.shared_bytes + static_cast<int64_t>(shared), registers(kernel));
     return cudaSuccess;
   });
 }
@@ -374,8 +382,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 }
 
 cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void* func, int blocks, int threads) {
-  return with_kernel(func, [&](Kernel&, Program& p) {
-    if (blocks < 1 || occupancy(p, threads, 0) < blocks) return cudaErrorInvalidValue;
+  return with_kernel(func, [&](Kernel& kernel, Program& p) {
+    if (blocks < 1 || occupancy(threads, p.shared_bytes, registers(kernel)) < blocks) return cudaErrorInvalidValue;
     const int64_t room = limits().shared_sm / blocks / 128 * 128 - kSharedReserved - p.shared_bytes;
     *shared = static_cast<size_t>(std::min<int64_t>(room, limits().shared_cta - p.shared_bytes));
     return cudaSuccess;
@@ -389,8 +397,9 @@ static cudaError_t clusters(const void* func, const cudaLaunchConfig_t* config, 
       if (a.id == cudaLaunchAttributeClusterDimension)
         cluster = {a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z};
     }
-    const auto room = device().sms * occupancy(p, static_cast<int64_t>(count(dim(config->blockDim))),
-                                               static_cast<int64_t>(config->dynamicSmemBytes));
+    const auto room =
+        device().sms * occupancy(static_cast<int64_t>(count(dim(config->blockDim))),
+                                 p.shared_bytes + static_cast<int64_t>(config->dynamicSmemBytes), registers(kernel));
     const int most = kernel.any_cluster ? 16 : 8;
     if (device().major < 9) return cudaErrorInvalidClusterSize;
     if (largest) *largest = std::min(most, room);
