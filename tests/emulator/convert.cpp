@@ -98,34 +98,23 @@ void store_integer(const int64_t* from, std::byte* to, Mask lanes, uint64_t) {
     return static_cast<Register>(static_cast<T>(v));
   });
 }
+using Single = Format<8, 23, true, 0x7f7fffff, kNan>;
 template <bool sat>
 double saturated(double v) {
   return !sat ? v : v > 0 ? (v < 1 ? v : 1) : 0;
 }
-template <Round R>
-float narrowed(double v) {
-  const float near = static_cast<float>(v);
-  const double back = near;
-  uint32_t bits = std::bit_cast<uint32_t>(near);
-  const bool negative = bits >> 31 != 0;
-  const bool down = R == Round::rm ? back > v : R == Round::rz && (negative ? false : back > v);
-  const bool up = R == Round::rp ? back < v : R == Round::rz && (negative ? back < v : false);
-  bits += down ? (negative ? 1u : ~0u) : up ? (negative ? ~0u : 1u) : 0u;
-  return canonical(std::bit_cast<float>(bits));
-}
 template <Round R, bool ftz, bool sat>
 void store_f32(const double* from, std::byte* to, Mask lanes, uint64_t) {
   store_each<float>(from, to, lanes, [](double v) {
-    const float r = narrowed<R>(saturated<sat>(v));
+    v = saturated<sat>(v);
+    const float r = R == Round::rn ? canonical(static_cast<float>(v)) : std::bit_cast<float>(encode<Single, R>(v));
     return ftz ? flush(r) : r;
   });
 }
 template <class F, Round R, bool sat>
 void store_half(const double* from, std::byte* to, Mask lanes, uint64_t) {
-  store_each<uint16_t>(from, to, lanes, [](double v) {
-    return static_cast<uint16_t>(
-        encode<F, R>(v != v && !sat ? std::bit_cast<float>(kNan) : round_odd(saturated<sat>(v))));
-  });
+  store_each<uint16_t>(from, to, lanes,
+                       [](double v) { return static_cast<uint16_t>(encode<F, R>(saturated<sat>(v))); });
 }
 template <bool sat>
 void store_f64(const double* from, std::byte* to, Mask lanes, uint64_t) {

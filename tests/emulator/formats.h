@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 // The narrow floating-point formats of PTX, to and from f32, without branches so that loops over lanes vectorise.
 namespace emu {
@@ -38,29 +39,41 @@ inline float decode(uint32_t v) {
   return std::bit_cast<float>(out | sign);
 }
 
-/// A NaN gives F::nan; what is too large gives infinity (or F::nan in a format without it), or with `satfinite` F::max.
-template <class F, Round R = Round::rn, bool satfinite = false>
-inline uint32_t encode(float value) {
-  constexpr int shift = 23 - F::mantissa;
-  constexpr uint32_t rebias = 127 - F::bias;
-  const uint32_t bits = std::bit_cast<uint32_t>(value), x = bits & 0x7fffffff, sign = bits >> 31;
-  const bool normal = F::exponent == 8 || x >= (rebias + 1) << 23;
-  const uint32_t digits =
-      normal ? x - (F::exponent == 8 ? 0 : rebias << 23) : (x & 0x7fffff) | (x >= 0x800000 ? 0x800000u : 0u);
-  const uint32_t places = normal ? shift : std::min(31u, shift + rebias + 1 - (x >> 23));
-  const uint32_t kept = digits >> places, rest = digits & ((1u << places) - 1), half = 1u << (places - 1);
-  uint32_t up = 0;
-  if constexpr (R == Round::rn) up = rest > half - (kept & 1);
-  if constexpr (R == Round::rna) up = rest >= half;
-  if constexpr (R == Round::rm) up = (rest != 0) & sign;
-  if constexpr (R == Round::rp) up = (rest != 0) & (sign ^ 1);
-  uint32_t out = kept + up;
-  constexpr bool nearest = R == Round::rn || R == Round::rna;
-  const bool to_infinity = nearest || x == 0x7f800000 || (R == Round::rm && sign != 0) || (R == Round::rp && sign == 0);
-  const uint32_t beyond = satfinite || !to_infinity ? F::max : F::infinity ? F::max + 1 : F::nan;
-  out = out > F::max ? beyond : out;
-  out |= sign << (F::exponent + F::mantissa);
-  return x > 0x7f800000 ? F::nan : out;
+/// Of an f32 or f64. A NaN gives F::nan; what is too large gives infinity (or F::nan in a format without it), or with
+/// `satfinite` F::max.
+template <class F, Round R = Round::rn, bool satfinite = false, class V>
+inline uint32_t encode(V value) {
+  using B = std::conditional_t<sizeof(V) == 4, uint32_t, uint64_t>;
+  constexpr int width = 8 * sizeof(V), digits = sizeof(V) == 4 ? 23 : 52, shift = digits - F::mantissa;
+  constexpr B one = 1, magnitude = ~B{0} >> 1, infinity = magnitude >> digits << digits;
+  constexpr B rebias = (sizeof(V) == 4 ? 127 : 1023) - F::bias;
+  const auto less = [](B a, B b) {  // of what has no top bit: AVX2 compares signed numbers alone
+    return static_cast<std::make_signed_t<B>>(a) < static_cast<std::make_signed_t<B>>(b);
+  };
+  const B bits = std::bit_cast<B>(value), x = bits & magnitude, sign = bits >> (width - 1);
+  B kept = x, places = shift - 1;
+  if constexpr (rebias != 0) {
+    const bool normal = less(((rebias + 1) << digits) - 1, x);
+    const B subnormal = (x & ((one << digits) - 1)) | (less((one << digits) - 1, x) ? one << digits : 0);
+    kept = normal ? x - (rebias << digits) : subnormal;
+    const B drop = shift + rebias - (x >> digits);
+    places = normal ? shift - 1 : less(drop, width - 1) ? drop : width - 1;
+  }
+  const B more = kept >> places, half = more & 1;  // with the bit below the last
+  const B rest = less(more << places, kept) ? 1 : 0;
+  kept = more >> 1;
+  if constexpr (R == Round::rn) kept += half & (rest | (kept & 1));
+  if constexpr (R == Round::rna) kept += half;
+  if constexpr (R == Round::rm) kept += (half | rest) & sign;
+  if constexpr (R == Round::rp) kept += (half | rest) & (sign ^ 1);
+  constexpr B beyond = satfinite ? F::max : F::infinity ? F::max + 1 : F::nan;
+  B limit = beyond;  // of what is above F::max; rounding toward zero reaches infinity from itself alone
+  if constexpr (R == Round::rz) limit = x == infinity ? beyond : F::max;
+  if constexpr (R == Round::rm) limit = (x == infinity) | (sign != 0) ? beyond : F::max;
+  if constexpr (R == Round::rp) limit = (x == infinity) | (sign == 0) ? beyond : F::max;
+  kept = less(F::max, kept) ? limit : kept;
+  kept |= sign << (F::exponent + F::mantissa);
+  return static_cast<uint32_t>(less(infinity, x) ? B{F::nan} : kept);
 }
 
 template <Round R = Round::rn, bool satfinite = false>
@@ -80,28 +93,22 @@ inline uint32_t encode_ue8m0(float value) {
   return x > 0x7f800000 ? 255 : satfinite ? std::min(out, 254u) : out;
 }
 
-inline float relu(float v) {  // a NaN stays one, −0 becomes 0
-  const uint32_t bits = std::bit_cast<uint32_t>(v);
-  return std::bit_cast<float>(v != v ? 0x7fffffff : bits >> 31 ? 0 : bits);
+/// A NaN stays one, −0 becomes 0.
+template <class V>
+inline V relu(V v) {
+  return v > 0 ? v : v != v ? std::bit_cast<V>(~std::conditional_t < sizeof(V) == 4, uint32_t, uint64_t > {0} >> 1) : 0;
 }
 
-/// Rounded to odd: rounding the result again, to a format at least two bits narrower, is as good as rounding `v` once.
-inline float round_odd(double v) {
-  const float near = static_cast<float>(v);
-  const double back = near;
-  uint32_t bits = std::bit_cast<uint32_t>(near);
-  const double far = back < 0 ? -back : back, exact = v < 0 ? -v : v;
-  const bool inexact = (far < exact) | (far > exact);
-  bits += inexact & ((bits & 1) == 0) ? (far > exact ? -1u : 1u) : 0u;
-  return std::bit_cast<float>(bits);
-}
-/// a + b rounded to odd.
-inline double add_odd(double a, double b) {
-  const double sum = a + b, part = sum - a, error = (a - (sum - part)) + (b - part);
-  uint64_t bits = std::bit_cast<uint64_t>(sum);
-  const bool inexact = (error < 0) | (error > 0);
-  bits += inexact & ((bits & 1) == 0) ? ((error > 0) == (sum > 0) ? uint64_t{1} : ~uint64_t{0}) : uint64_t{0};
-  return std::bit_cast<double>(bits);
+/// a + b rounded to odd: rounding the result again, to a format at least two bits narrower, is as good as rounding
+/// once.
+template <class V>
+inline V add_odd(V a, V b) {
+  using B = std::conditional_t<sizeof(V) == 4, uint32_t, uint64_t>;
+  const V sum = a + b, part = sum - a, error = (a - (sum - part)) + (b - part);
+  const B bits = std::bit_cast<B>(sum);
+  const B inward = (std::bit_cast<B>(error) ^ bits) >> (8 * sizeof(V) - 1);  // 1: the exact sum lies toward zero
+  const B step = (bits & 1) == 0 ? 1 - 2 * inward : 0;
+  return std::bit_cast<V>(bits + (error < 0 ? step : error > 0 ? step : 0));  // a NaN: the sum is infinite or NaN
 }
 
 }  // namespace emu

@@ -14,8 +14,8 @@ float in(uint32_t v) {
   const uint32_t exponent = 0x7fffu >> F::mantissa << F::mantissa;
   return decode<F>(ftz && (v & exponent) == 0 ? v & 0x8000 : v);
 }
-template <class F, bool ftz, After after>
-uint32_t out(float v) {
+template <class F, bool ftz, After after, class V>
+uint32_t out(V v) {
   if constexpr (after == After::sat) v = v > 0 ? (v < 1 ? v : 1) : 0;
   if constexpr (after == After::relu) v = relu(v);
   const uint32_t r = encode<F>(v);
@@ -23,8 +23,8 @@ uint32_t out(float v) {
   return ftz && (r & exponent) == 0 ? r & 0x8000 : r;
 }
 
-// An f32 sum of two halves may be rounded again: 24 bits >= 2 · 11 + 2. So may an f32 product of two f16, which is
-// exact.
+// An f32 sum of two halves may be rounded again: 24 bits >= 2 · 11 + 2. A product is exact, but for what bf16's loses
+// below half of its least value.
 struct Add {
   template <class F>
   static float of(float a, float b) {
@@ -40,16 +40,16 @@ struct Sub {
 struct Mul {
   template <class F>
   static float of(float a, float b) {
-    if constexpr (F::exponent == 5) return a * b;
-    return round_odd(static_cast<double>(a) * b);
+    return a * b;
   }
 };
 struct Fma {
   template <class F>
-  static float of(float a, float b, float c) {
-    const double product = static_cast<double>(a) * b;  // exact
-    // in f16 the sum is exact wherever its last bits could decide a tie
-    return round_odd(F::exponent == 5 ? product + c : add_odd(product, c));
+  static auto of(float a, float b, float c) {
+    if constexpr (F::exponent == 5)
+      return add_odd(a * b, c);
+    else
+      return add_odd(static_cast<double>(a) * b, static_cast<double>(c));
   }
 };
 struct Neg {
@@ -66,14 +66,14 @@ struct Abs {
 };
 struct Exp2 {
   template <class F>
-  static float of(float a) {
-    return a != a ? a : round_odd(exp2_double(a));
+  static double of(float a) {
+    return a != a ? static_cast<double>(a) : exp2_double(a);
   }
 };
 struct Tanh {
   template <class F>
-  static float of(float a) {
-    return a != a ? a : round_odd(tanh_double(a));
+  static double of(float a) {
+    return a != a ? static_cast<double>(a) : tanh_double(a);
   }
 };
 template <bool max, bool nan, bool xorsign>

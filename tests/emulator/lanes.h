@@ -1,4 +1,5 @@
 #pragma once
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -27,6 +28,12 @@ template <class T>
 inline void put(T* to, const T* from, Mask lanes) {
   if (lanes == kAllLanes) {
     std::memcpy(to, from, kLanes * sizeof(T));
+  } else if constexpr (sizeof(T) <= 8) {  // blended by bits: a choice of values would not vectorise for every size
+    using U = std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
+    for (int l = 0; l < kLanes; ++l) {
+      const U mask = static_cast<U>(U{0} - static_cast<U>(lanes >> l & 1));
+      to[l] = std::bit_cast<T>(static_cast<U>((std::bit_cast<U>(from[l]) & mask) | (std::bit_cast<U>(to[l]) & ~mask)));
+    }
   } else {
     for (int l = 0; l < kLanes; ++l) to[l] = lanes >> l & 1 ? from[l] : to[l];
   }
