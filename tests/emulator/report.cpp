@@ -9,7 +9,7 @@ std::string barrier_state(const Warp&, Mask);  // barrier.cpp
 
 namespace {
 std::string coordinates(const Dim3& d) {
-  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+  return std::string("(") + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
 }
 std::string line_text(const Program& p, int line) {
   return "line " + std::to_string(line) + ": " + std::string(ptx::source_line(*p.module, line));
@@ -23,7 +23,7 @@ std::string lanes_text(Mask m) {
     if (!(m >> l & 1)) continue;
     int last = l;
     while (last + 1 < kLanes && (m >> (last + 1) & 1)) ++last;
-    out += (out.empty() ? "" : ", ") + std::to_string(l) + (last > l ? "-" + std::to_string(last) : "");
+    out += (out.empty() ? "" : ", ") + std::to_string(l) + (last > l ? std::string("-") + std::to_string(last) : "");
     l = last;
   }
   return (std::popcount(m) == 1 ? "lane " : "lanes ") + out;

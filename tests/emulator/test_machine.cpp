@@ -1,6 +1,10 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <numeric>
 
 #include "machine.h"
@@ -106,6 +110,24 @@ TEST(Machine, Counts) {
   EXPECT_EQ(of(Class::integer), 4u + 2 * 2);  // add, add; mul.wide, add
   const uint64_t whole = 3 + 1 + 6;           // mov, mov, setp; bar; the store's six, of which ret
   EXPECT_EQ(c.lane_instructions, whole * 64 + 40 + 24 + 2 * 40);
+}
+
+TEST(Machine, CountsFile) {
+  const std::string path = testing::TempDir() + "counts." + std::to_string(getpid());
+  std::remove(path.c_str());
+  setenv("SACCADE_EMULATOR_COUNTS", path.c_str(), 1);
+  Kernel k(kRegisters + "mov.u32 %r0, 3; bar.sync 0;" + kStore);
+  k.run();
+  k.run();
+  unsetenv("SACCADE_EMULATOR_COUNTS");
+  std::ifstream file(path);
+  std::string line;
+  int lines = 0;
+  for (; std::getline(file, line); ++lines)
+    expect(line, {"{\"kernel\": \"k\", \"grid\": [1, 1, 1], \"block\": [64, 1, 1], \"cluster\": [1, 1, 1], ",
+                  "\"barrier\": 2, ", "\"store_global\": 2, ", "\"lane_instructions\": 512, "});
+  EXPECT_EQ(lines, 2);
+  std::remove(path.c_str());
 }
 
 // A thousand registers, few alive at once: their places are shared, and the result is still theirs.
