@@ -1,5 +1,7 @@
+#include <cxxabi.h>
+
 #include <algorithm>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <utility>
@@ -33,7 +35,9 @@ struct Config {
 uint64_t count(Dim3 d) { return uint64_t{d.x} * d.y * d.z; }
 
 cudaError_t refuse(cudaError_t error, const Kernel& kernel, const std::string& why) {
-  note("launch of " + kernel.name + ": " + why);
+  const std::unique_ptr<char, decltype(&std::free)> readable(
+      abi::__cxa_demangle(kernel.name.c_str(), nullptr, nullptr, nullptr), &std::free);
+  note("launch of " + (readable ? readable.get() : kernel.name) + ": " + why);
   return error;
 }
 
