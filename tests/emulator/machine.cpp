@@ -303,6 +303,7 @@ class Worker {
   void finish(size_t n) {
     for (auto& cta : residents_[n]->cluster.ctas) finish_async(*cta);
     residents_.erase(residents_.begin() + n);
+    repeats(0);
     --l_.resident;
   }
 
