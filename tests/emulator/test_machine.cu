@@ -344,6 +344,17 @@ TEST(Machine, LaneWaitsForLane) {
   EXPECT_EQ(memory.read()[1], 5u);
 }
 
+__global__ void tiny(uint32_t* out) { out[blockIdx.x * 32 + threadIdx.x] = blockIdx.x * threadIdx.x; }
+
+TEST(Machine, ManySmallCtas) {
+  constexpr uint32_t kCtas = 9000;
+  test::Buffer<uint32_t> out(kCtas * 32);
+  tiny<<<kCtas, 32>>>(out.data());
+  ASSERT_TRUE(test::ok());
+  const auto got = out.read();
+  for (uint32_t i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], i / 32 * (i % 32));
+}
+
 // CTAs wait for each other: a barrier of the grid.
 __global__ void grid_barrier(uint32_t* arrived, uint32_t* values, uint32_t* out) {
   extern __shared__ uint32_t room[];
