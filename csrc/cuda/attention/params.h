@@ -39,8 +39,9 @@ struct Params {
   int32_t bias_queries, bias_keys;  // its extents
   int32_t query_heads, key_heads, group, head_dim, value_dim;
   bool packed, causal;
-  bool
-      modified;  // else a score is scale2·q·k, and the maximum of products that of scores: which takes a positive scale
+  // Else a score is scale2·q·k, and the maximum of products that of scores: which takes a positive scale.
+  bool scores_modified;
+  bool modified;        // scores, or weights by dropout
   bool wide_out;        // rows of out are whole and 16-byte aligned
   DType bias_type;      // none: no bias
   uint32_t drop_below;  // 0: no dropout
@@ -81,7 +82,8 @@ struct Params {
     keep_scale = static_cast<float>(1 / (1 - s.dropout_p));
     scale2 = static_cast<float>(s.scale * math::kLog2e);
     softcap2 = static_cast<float>(s.softcap * math::kLog2e);
-    modified = softcap2 != 0 || bias || slopes || temperature || drop_below || !(scale2 > 0);
+    scores_modified = softcap2 != 0 || bias || slopes || temperature || !(scale2 > 0);
+    modified = scores_modified || drop_below;
   }
 };
 

@@ -131,10 +131,10 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
       multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(w, query.corner_down(lane),
                                                                        key.corner_across(lane));
       at.key0 = j0 + 2 * (lane & 3);
-      if (p.modified) modify<T>(w, terms, at);
+      if (p.scores_modified) modify<T>(w, terms, at);
       const bool edge = needs_mask(range, 0, queries, j0, j0 + Tile::kKeys);
       if (edge) mask(w, range, at);
-      row.take(w, p.modified ? 1.0f : p.scale2, o);
+      row.take(w, p.scores_modified ? 1.0f : p.scale2, o);
       if (p.drop_below) {
         const Keep<GroupDown, 1, N> keep(terms, at);
         each<1, N>([&](int m, int n, int e) { w[m][n][e] = keep(m, n, e) ? w[m][n][e] * p.keep_scale : 0.0f; });

@@ -122,11 +122,12 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
     if (j0 + Tile::kKeys < end) load(key, p.key, p.head_dim, j0 + Tile::kKeys);
 
     const QueriesDown at(i0 + row0, j0, h, lane);
-    if constexpr (kModified) modify<T>(w, terms, at);
+    if constexpr (kModified)
+      if (p.scores_modified) modify<T>(w, terms, at);
     const bool edge = needs_mask(range, i0, i1(), j0, j0 + Tile::kKeys);
     if (edge) mask(w, range, at);
-    row.take(w, kModified ? 1.0f : p.scale2, o);
-    bool zeros = edge;  // weights that are zero because of a rule
+    row.take(w, kModified && p.scores_modified ? 1.0f : p.scale2, o);  // dropout alone leaves lse its bits
+    bool zeros = edge;                                                 // weights that are zero because of a rule
     if constexpr (kModified) {
       zeros |= p.bias.data != nullptr || p.drop_below != 0;
       if (p.drop_below) {
