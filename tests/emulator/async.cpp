@@ -212,6 +212,12 @@ Flow exec_fence_async(Warp& w, const Inst&, Mask lanes) {
   return Flow::next;
 }
 
+// Orders mbarrier.init before what a barrier.cluster.arrive.relaxed behind it is seen by; here, every access.
+Flow exec_fence_init(Warp& w, const Inst&, Mask lanes) {
+  fence_memory(w, lanes);
+  return Flow::next;
+}
+
 Flow exec_nothing(Warp&, const Inst&, Mask) { return Flow::next; }
 
 // discard.global.L2 [a], 128: the bytes become undefined
@@ -295,22 +301,13 @@ void finish_async(Cta& cta) {
 
 bool decode_fence_async(Decoder& d, Inst& i) {
   const auto& mods = d.s.mods;
-  if (mods.empty()) return false;
+  if (mods.empty() || (mods[0] != "mbarrier_init" && mods[0] != "proxy")) return false;
   i.cls = Class::fence;
-  // fence.mbarrier_init orders mbarrier.init before a cluster's arrives; the barrier of the cluster behind it is what
-  // is checked
-  if (mods[0] == "mbarrier_init") {
-    i.exec = exec_nothing;
-    return true;
-  }
-  if (mods[0].substr(0, 5) != "proxy") return false;
-  const std::string& kind = mods.size() > 1 ? mods[1] : mods[0];
-  if (kind == "async" || kind == "async::generic" || kind == "async.generic" || kind == "async.global" ||
-      kind == "alias")
-    i.exec = kind == "alias" ? exec_nothing : exec_fence_async;
-  else if (kind.substr(0, 5) == "async")
+  if (mods[0] == "mbarrier_init")
+    i.exec = exec_fence_init;
+  else if (mods.size() > 1 && mods[1].substr(0, 5) == "async")
     i.exec = exec_fence_async;
-  else if (kind.substr(0, 9) == "tensormap")
+  else if (mods.size() > 1 && (mods[1].substr(0, 9) == "tensormap" || mods[1] == "alias"))
     i.exec = exec_nothing;
   else
     d.unknown();

@@ -103,6 +103,19 @@ struct BulkStore {
   void read(Clock& done);
 };
 using BulkStorePtr = std::unique_ptr<BulkStore>;
+/// The lanes without those that do the same as one before them: a whole warp may issue a store that all of it waits for
+/// (CUTLASS's epilogues do), and the same bytes stored twice are no race.
+template <class Same>
+Mask distinct(Mask lanes, Same same) {
+  Mask out = 0;
+  for (Mask m = lanes; m; m &= m - 1) {
+    const int l = __builtin_ctz(m);
+    bool seen = false;
+    for (Mask o = out; o; o &= o - 1) seen |= same(__builtin_ctz(o), l);
+    if (!seen) out |= Mask{1} << l;
+  }
+  return out;
+}
 /// Adds it to the lane's open group, or carries it out at once where asynchrony is not adversarial.
 void issue_store(Warp&, const Inst&, int lane, BulkStorePtr, uint64_t from, int bytes, int align);
 
@@ -138,7 +151,7 @@ struct Cta::Async {
   std::vector<std::unique_ptr<Mbarrier>> mbarriers;
   std::vector<uint16_t> mbarrier_index;  // by 8 bytes of shared memory: 1 + place in mbarriers, 0: none
   std::vector<BulkGroups> bulk;          // by thread
-  std::vector<std::unique_ptr<WgmmaQueue, WgmmaQueueDelete>> wgmma;  // by warp
+  std::vector<std::unique_ptr<WgmmaQueue, WgmmaQueueDelete>> wgmma;  // by warpgroup
 };
 Cta::Async& async_of(Cta&);
 

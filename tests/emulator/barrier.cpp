@@ -198,7 +198,7 @@ Flow cluster_arrive(Warp& w, const Inst& in, Mask lanes) {
     throw Fault("barrier.cluster.arrive a second time without wait: " +
                 where(w, in, std::countr_zero((own.arrived | own.released) & lanes)));
   Cluster& c = *w.cta->cluster;
-  if constexpr (!Relaxed) release(w, lanes, barriers(*c.ctas[0]).cluster_clock);
+  (Relaxed ? release_fenced : release)(w, lanes, barriers(*c.ctas[0]).cluster_clock);
   own.arrived |= lanes;
   complete_cluster(c);
   return Flow::next;

@@ -148,6 +148,11 @@ Flow exec_load(Warp& w, const Inst& i, Mask lanes) {
 
 Flow exec_store(Warp& w, const Inst& i, Mask lanes) {
   const auto& plan = *static_cast<const Plan*>(i.extra);
+  if (!plan.reduce)
+    lanes = distinct(lanes, [&](int x, int y) {
+      return plan.target.to.of(w, x) == plan.target.to.of(w, y) && plan.from.of(w, x) == plan.from.of(w, y) &&
+             w.at<uint32_t>(plan.size)[x] == w.at<uint32_t>(plan.size)[y];
+    });
   for (Mask m = lanes; m; m &= m - 1) {
     const int l = __builtin_ctz(m);
     auto store = std::make_unique<PlainStore>();

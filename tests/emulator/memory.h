@@ -34,6 +34,8 @@ struct Clock {
 };
 void release(Warp&, Mask, Clock&);          // what the lanes have done is joined into the clock
 void acquire(Warp&, Mask, const Clock&);    // what the clock holds has happened before what the lanes do next
+void release_fenced(Warp&, Mask, Clock&);  // what a relaxed operation hands on: that which fences made so
+void fence_memory(Warp&, Mask);            // membar, fence.sc, fence.acq_rel
 void join(Clock& into, const Clock& from);  // into becomes the later of both; from stays
 void fence_proxy_async(Warp&, Mask);
 void sync_warp(Warp&, Mask);  // bar.warp.sync: the lanes' accesses are ordered

@@ -61,7 +61,6 @@ void access_values(Warp&, const Inst&, Mask, Space, const uint64_t* address, int
 /// read (the instruction does, so that what it read was released before).
 void order_before(Warp&, Mask, std::byte* const* host, Order);
 void order_after(Warp&, Mask, std::byte* const* host, Order);
-void fence_memory(Warp&, Mask);  // membar, fence.sc, fence.acq_rel
 
 // ---- who did what: clocks ----
 

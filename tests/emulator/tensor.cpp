@@ -208,6 +208,12 @@ Reduce reduction_of(std::string_view op, TensorMap::Type type) {
 
 Flow exec_store(Warp& w, const Inst& i, Mask lanes) {
   const auto& plan = *static_cast<const Plan*>(i.extra);
+  if (!plan.op[0])
+    lanes = distinct(lanes, [&](int x, int y) {
+      bool same = plan.map.of(w, x) == plan.map.of(w, y) && plan.from.of(w, x) == plan.from.of(w, y);
+      for (int d = 0; d < plan.rank; ++d) same &= w.at<int32_t>(plan.at[d])[x] == w.at<int32_t>(plan.at[d])[y];
+      return same;
+    });
   for (Mask m = lanes; m; m &= m - 1) {
     const int l = __builtin_ctz(m);
     auto store = std::make_unique<TensorStore>();

@@ -7,9 +7,10 @@
 #include "fragment.h"
 #include "lanes.h"
 
-// wgmma.mma_async: D = A B + D, 64 rows by a warpgroup, of which each warp has 16. An instruction is queued, its
-// accumulators' registers are poisoned; wgmma.wait_group reads the operands, multiplies and writes the registers.
-// Sums are formed as in mma.cpp.
+// wgmma.mma_async: D = A B + D, 64 rows by a warpgroup, of which each warp has 16. An instruction is queued and its
+// accumulators' registers are poisoned. The operands are read and multiplied, for all four warps, when the first of
+// them waits for it (one warp's wgmma.wait_group says that the warpgroup's reads are done: pipelines release a stage by
+// it); each warp's registers are written at its own wait. Sums are formed as in mma.cpp.
 namespace emu {
 namespace {
 
@@ -58,18 +59,28 @@ struct Accumulators {
   };
 };
 
+constexpr int kWarps = 4;
+constexpr unsigned kEveryWarp = 15;
+
+/// One wgmma.mma_async of a warpgroup.
 struct Multiply {
-  Transfer transfer;
+  struct Part {  // a warp's
+    Transfer transfer;
+    Accumulators* to = nullptr;
+    uint32_t group = 0;
+    uint32_t fragment[4][kLanes];  // A in registers, as it was at issue
+  };
+  Part part[kWarps];
   const Plan* plan = nullptr;
   const Inst* inst = nullptr;
-  Accumulators* to = nullptr;
   uint64_t a = 0, b = 0;
   bool add = true;  // scale-d
-  uint32_t group = 0;
-  uint32_t fragment[4][kLanes];  // A in registers, as it was at issue
+  bool done = false;
+  unsigned issued = 0, collected = 0;  // by which warps
+  int reader = 0;                      // the warp on whose behalf B is read
 };
 
-using MultiplyFunction = void (*)(Multiply&, int row_block);
+using MultiplyFunction = void (*)(Multiply&);
 
 struct Plan {
   Place a[4], b, add;
@@ -83,11 +94,16 @@ struct Plan {
 }  // namespace
 
 struct WgmmaQueue {
-  std::vector<std::unique_ptr<Multiply>> queue, spare;
-  std::vector<std::unique_ptr<Accumulators>> sums, spare_sums;
-  uint32_t commits = 0;
-  bool fenced = false;  // since the last wait
-  uint64_t issued = 0;
+  struct OfWarp {
+    std::vector<std::unique_ptr<Accumulators>> sums, spare;
+    uint32_t commits = 0;
+    uint64_t issued = 0, collected = 0;  // instructions
+    bool fenced = false;
+  };
+  OfWarp warp[kWarps];
+  std::deque<std::unique_ptr<Multiply>> queue;
+  std::vector<std::unique_ptr<Multiply>> spare;
+  uint64_t first = 0;  // the number of queue[0]
 };
 void WgmmaQueueDelete::operator()(WgmmaQueue* q) const { delete q; }
 
@@ -95,39 +111,38 @@ namespace {
 
 WgmmaQueue& queue_of(Warp& w) {
   auto& queues = async_of(*w.cta).wgmma;
-  if (queues.empty()) queues.resize(w.cta->warps.size());
-  auto& q = queues[w.index];
+  if (queues.empty()) queues.resize((w.cta->warps.size() + kWarps - 1) / kWarps);
+  auto& q = queues[w.index / kWarps];
   if (!q) q.reset(new WgmmaQueue);
   return *q;
 }
 
 /// Reads a chunk's or a row's bytes; checked as one access of the transfer.
-void read(Multiply& m, uint32_t address, int bytes, void* out) {
-  Cta& cta = *m.transfer.cta;
-  std::memcpy(out, transfer_access(m.transfer, cta, Space::shared, Use::read, address, bytes), bytes);
+void read(Transfer& t, uint32_t address, int bytes, void* out) {
+  std::memcpy(out, transfer_access(t, *t.cta, Space::shared, Use::read, address, bytes), bytes);
 }
 
 /// 16 or N rows of 8 words along K.
-void read_along_k(Multiply& m, const Matrix& x, int first, int rows, uint32_t (*out)[kWords]) {
+void read_along_k(Transfer& t, const Matrix& x, int first, int rows, uint32_t (*out)[kWords]) {
   for (int r = 0; r < rows; ++r) {
     const uint32_t low = x.along_k(first + r, 0), high = x.along_k(first + r, 1);
     if ((low ^ high) == 16 && !(std::min(low, high) & 16)) {  // halves of 32 bytes, whichever comes first
       uint32_t words[kWords];
-      read(m, std::min(low, high), 32, words);
+      read(t, std::min(low, high), 32, words);
       std::memcpy(out[r], words + (low < high ? 0 : 4), 16);
       std::memcpy(out[r] + 4, words + (low < high ? 4 : 0), 16);
     } else {
-      read(m, low, 16, out[r]);
-      read(m, high, 16, out[r] + 4);
+      read(t, low, 16, out[r]);
+      read(t, high, 16, out[r] + 4);
     }
   }
 }
 
 /// At each of 16 k, chunks of 8 elements of 16 bits: out[k][chunk] of 4 words.
 template <int kStride>
-void read_along_mn(Multiply& m, const Matrix& x, int first, int chunks, uint32_t (*out)[kStride]) {
+void read_along_mn(Transfer& t, const Matrix& x, int first, int chunks, uint32_t (*out)[kStride]) {
   for (int k = 0; k < 16; ++k)
-    for (int c = 0; c < chunks; ++c) read(m, x.along_mn(first + c, k), 16, out[k] + c * 4);
+    for (int c = 0; c < chunks; ++c) read(t, x.along_mn(first + c, k), 16, out[k] + c * 4);
 }
 
 /// sums[n][row] = sum over e, word of a[e][word][row] * b[n_at(n) + e * step_e + word * step_word].
@@ -155,73 +170,87 @@ void multiply_tile(const Real (*a)[kWords][kRows], const Real* b, int columns, i
 
 enum class Sums { f32, f16, s32, s32_saturated };
 
-template <class A, class B, Sums kSums>
-void multiply(Multiply& m, int row_block) {
-  using Real = std::conditional_t<kSums == Sums::f32 || kSums == Sums::f16, double, float>;
+template <class A, class Real>
+void widen_a(Multiply& m, int warp, Real (*a)[kWords][kRows]) {
   constexpr int kCount = A::kCount;
-  static_assert(kCount == B::kCount);
-  const Plan& plan = *m.plan;
-  const int columns = plan.columns;
-  alignas(64) Real a[kCount][kWords][kRows];
-  alignas(64) Real sums[kMaxColumns][kRows];
-  static thread_local std::vector<Real> storage(kMaxColumns * kWords * kCount);
-  Real* const b = storage.data();
-
-  if (plan.from_registers) {  // register r, lane 4 g + t: row g + 8 (r & 1), word t + 4 (r >> 1)
+  Multiply::Part& part = m.part[warp];
+  if (m.plan->from_registers) {  // register r, lane 4 g + t: row g + 8 (r & 1), word t + 4 (r >> 1)
     for (int r = 0; r < 4; ++r)
       for (int l = 0; l < kLanes; ++l)
         for (int e = 0; e < kCount; ++e)
-          a[e][(l & 3) + 4 * (r >> 1)][(l >> 2) + 8 * (r & 1)] = A::get(m.fragment[r][l], e);
-  } else if (!plan.a_by_m) {
+          a[e][(l & 3) + 4 * (r >> 1)][(l >> 2) + 8 * (r & 1)] = A::get(part.fragment[r][l], e);
+  } else if (!m.plan->a_by_m) {
     uint32_t words[kRows][kWords];
-    read_along_k(m, Matrix(m.a), row_block * kRows, kRows, words);
+    read_along_k(part.transfer, Matrix(m.a), warp * kRows, kRows, words);
     for (int e = 0; e < kCount; ++e)
       for (int k = 0; k < kWords; ++k)
         for (int r = 0; r < kRows; ++r) a[e][k][r] = A::get(words[r][k], e);
   } else if constexpr (kCount == 2) {
     uint32_t words[16][8];
-    read_along_mn<8>(m, Matrix(m.a), row_block * 2, 2, words);
+    read_along_mn<8>(part.transfer, Matrix(m.a), warp * 2, 2, words);
     for (int k = 0; k < 16; ++k)
       for (int r = 0; r < kRows; ++r) a[k & 1][k >> 1][r] = A::get(words[k][r >> 1], r & 1);
   }
+}
+
+template <Sums kSums, class Real>
+void add_sums(const Plan& plan, bool add, const Real* in, Accumulators& to) {
+  const int count = plan.columns * kRows;
+  if constexpr (kSums == Sums::f32 || kSums == Sums::f16) {
+    float* out = to.real[0];
+    if (!add) std::fill_n(out, count, 0.f);  // what D held, NaN perhaps, does not matter
+    const Real sign = plan.negative ? -1 : 1;
+    for (int k = 0; k < count; ++k) {
+      const double x = out[k] + sign * in[k];
+      out[k] = kSums == Sums::f16 ? decode<F16>(to_f16(x)) : std::bit_cast<float>(to_f32(x));
+    }
+  } else {
+    int32_t* out = to.whole[0];
+    if (!add) std::fill_n(out, count, 0);
+    for (int k = 0; k < count; ++k) {
+      const int64_t sum = static_cast<int64_t>(in[k]) + out[k];
+      out[k] = kSums == Sums::s32 ? static_cast<int32_t>(sum)
+                                  : static_cast<int32_t>(std::clamp<int64_t>(sum, INT32_MIN, INT32_MAX));
+    }
+  }
+}
+
+template <class A, class B, Sums kSums>
+void multiply(Multiply& m) {
+  using Real = std::conditional_t<kSums == Sums::f32 || kSums == Sums::f16, double, float>;
+  constexpr int kCount = A::kCount;
+  static_assert(kCount == B::kCount);
+  const Plan& plan = *m.plan;
+  const int columns = plan.columns, pairs = columns / 2;
+  alignas(64) Real a[kCount][kWords][kRows];
+  alignas(64) Real sums[kMaxColumns][kRows];
+  static thread_local std::vector<Real> storage(kMaxColumns * kWords * kCount);
+  Real* const b = storage.data();
+  Transfer& reader = m.part[m.reader].transfer;
 
   if (!plan.b_by_n) {  // b[e][column][word]
     alignas(64) uint32_t words[kMaxColumns][kWords];
-    read_along_k(m, Matrix(m.b), 0, columns, words);
+    read_along_k(reader, Matrix(m.b), 0, columns, words);
     for (int e = 0; e < kCount; ++e) {
       Real* out = b + e * columns * kWords;
       const uint32_t* in = words[0];
       for (int k = 0; k < columns * kWords; ++k) out[k] = B::get(in[k], e);
     }
-    multiply_tile<Real, kCount>(a, b, columns, columns * kWords, 1, [](int n) { return n * kWords; }, sums);
   } else if constexpr (kCount == 2) {  // b[k][parity of the column][pair]
     alignas(64) uint32_t words[16][kMaxColumns / 2];
-    read_along_mn<kMaxColumns / 2>(m, Matrix(m.b), 0, columns / 8, words);
-    const int pairs = columns / 2;
+    read_along_mn<kMaxColumns / 2>(reader, Matrix(m.b), 0, columns / 8, words);
     for (int k = 0; k < 16; ++k)
       for (int e = 0; e < 2; ++e)
         for (int p = 0; p < pairs; ++p) b[k * columns + e * pairs + p] = B::get(words[k][p], e);
-    multiply_tile<Real, kCount>(
-        a, b, columns, columns, 2 * columns, [pairs](int n) { return (n & 1) * pairs + (n >> 1); }, sums);
   }
-
-  const Real sign = plan.negative ? -1 : 1;
-  const Real* in = sums[0];
-  if constexpr (kSums == Sums::f32 || kSums == Sums::f16) {
-    float* out = m.to->real[0];
-    const double keep = m.add ? 1 : 0;
-    if (!m.add) std::fill_n(out, columns * kRows, 0.f);  // what D held, NaN perhaps, does not matter
-    for (int k = 0; k < columns * kRows; ++k) {
-      const double x = keep * out[k] + sign * in[k];
-      out[k] = kSums == Sums::f16 ? decode<F16>(to_f16(x)) : std::bit_cast<float>(to_f32(x));
-    }
-  } else {
-    int32_t* out = m.to->whole[0];
-    for (int k = 0; k < columns * kRows; ++k) {
-      const auto sum = static_cast<int64_t>(in[k]) + (m.add ? out[k] : 0);
-      out[k] = kSums == Sums::s32 ? static_cast<int32_t>(sum)
-                                  : static_cast<int32_t>(std::clamp<int64_t>(sum, INT32_MIN, INT32_MAX));
-    }
+  for (int warp = 0; warp < kWarps; ++warp) {
+    widen_a<A>(m, warp, a);
+    if (plan.b_by_n)
+      multiply_tile<Real, kCount>(
+          a, b, columns, columns, 2 * columns, [pairs](int n) { return (n & 1) * pairs + (n >> 1); }, sums);
+    else
+      multiply_tile<Real, kCount>(a, b, columns, columns * kWords, 1, [](int n) { return n * kWords; }, sums);
+    add_sums<kSums>(plan, m.add, sums[0], *m.part[warp].to);
   }
 }
 
@@ -263,42 +292,31 @@ void store_sums(Warp& w, const Plan& plan, const Accumulators& from) {
   }
 }
 
-void finish(Warp& w, WgmmaQueue& q, Multiply& m) {
+/// Writes the registers of the warp, once nothing on them is under way any more.
+void collect(Warp& w, WgmmaQueue::OfWarp& own, Multiply& m, int warp) {
   const auto changed = [&](const std::string& what) {
-    throw Fault(where(w, *m.inst) + ": " + what + " was written before wgmma.wait_group");
+    throw Fault(what + " was written before wgmma.wait_group: " + where(w, *m.inst));
   };
   const Plan& plan = *m.plan;
+  Multiply::Part& part = m.part[warp];
+  m.collected |= 1u << warp;
   if (plan.from_registers) {
     for (int r = 0; r < 4; ++r)
-      if (std::memcmp(m.fragment[r], w.at<uint32_t>(plan.a[r]), sizeof m.fragment[r]) != 0) changed("a register of A");
+      if (std::memcmp(part.fragment[r], w.at<uint32_t>(plan.a[r]), sizeof part.fragment[r]) != 0)
+        changed("a register of A");
   }
-  plan.multiply(m, w.index & 3);
   counts().tensor_flops += plan.flops;
-  if (--m.to->under_way == 0) {
-    for (int r = 0; strict().adversarial && r < plan.count; ++r) {
-      const uint32_t* held = w.at<uint32_t>(plan.d[r]);
-      for (int l = 0; l < kLanes; ++l)
-        if (held[l] != kInFlight) changed("an accumulator");
-    }
-    store_sums(w, plan, *m.to);
-    const auto at = std::find_if(q.sums.begin(), q.sums.end(), [&](const auto& s) { return s.get() == m.to; });
-    q.spare_sums.push_back(std::move(*at));
-    q.sums.erase(at);
+  if (--part.to->under_way) return;
+  for (int r = 0; strict().adversarial && r < plan.count; ++r) {
+    const uint32_t* held = w.at<uint32_t>(plan.d[r]);
+    uint32_t all = kInFlight;
+    for (int l = 0; l < kLanes; ++l) all &= held[l];
+    if (all != kInFlight) changed("an accumulator");
   }
-}
-
-void carry_out(Warp& w, WgmmaQueue& q, uint32_t limit) {
-  Clock done;
-  size_t due = 0;
-  while (due < q.queue.size() && q.queue[due]->group < limit) {
-    finish(w, q, *q.queue[due]);
-    complete_transfer(q.queue[due]->transfer, done);
-    ++due;
-  }
-  if (!due) return;
-  acquire(w, kAllLanes, done);
-  std::move(q.queue.begin(), q.queue.begin() + due, std::back_inserter(q.spare));
-  q.queue.erase(q.queue.begin(), q.queue.begin() + due);
+  store_sums(w, plan, *part.to);
+  const auto at = std::find_if(own.sums.begin(), own.sums.end(), [&](const auto& s) { return s.get() == part.to; });
+  own.spare.push_back(std::move(*at));
+  own.sums.erase(at);
 }
 
 template <class T>
@@ -315,69 +333,104 @@ bool same_registers(const Plan& x, const Plan& y) {
 
 Flow exec_multiply(Warp& w, const Inst& i, Mask lanes) {
   const Plan& plan = *static_cast<const Plan*>(i.extra);
+  const int warp = w.index % kWarps;
   if (lanes != kAllLanes) fault(w, i, std::countr_one(lanes), "wgmma needs all 32 lanes of the warp");
-  if (w.cta->warps.size() < static_cast<size_t>(w.index | 3) + 1)
+  if (w.cta->warps.size() < static_cast<size_t>(w.index - warp + kWarps))
     fault(w, i, -1, "wgmma needs warpgroups of four warps");
   WgmmaQueue& q = queue_of(w);
-  if (!q.fenced && q.issued == 0) fault(w, i, -1, "wgmma.mma_async without a wgmma.fence before");
-  if (q.spare.empty()) q.spare.push_back(std::make_unique<Multiply>());
-  auto m = std::move(q.spare.back());
-  q.spare.pop_back();
-  m->plan = &plan;
-  m->inst = &i;
-  m->group = q.commits;
-  m->b = uniform<uint64_t>(w, i, plan.b, "the descriptor of B");
+  WgmmaQueue::OfWarp& own = q.warp[warp];
+  if (!own.fenced) fault(w, i, -1, "wgmma.mma_async without a wgmma.fence before");
+  const uint64_t b = uniform<uint64_t>(w, i, plan.b, "the descriptor of B");
+  const uint64_t a = plan.from_registers ? 0 : uniform<uint64_t>(w, i, plan.a[0], "the descriptor of A");
   const Mask add = w.predicate(plan.add) ^ (plan.add_negated ? kAllLanes : 0);
   if (add != 0 && add != kAllLanes) fault(w, i, -1, "scale-d differs between the lanes");
-  m->add = add != 0;
-  if (plan.from_registers) {
-    for (int r = 0; r < 4; ++r) std::memcpy(m->fragment[r], w.at<uint32_t>(plan.a[r]), sizeof m->fragment[r]);
-  } else {
-    m->a = uniform<uint64_t>(w, i, plan.a[0], "the descriptor of A");
+  if (own.issued - q.first == q.queue.size()) {
+    if (q.spare.empty()) q.spare.push_back(std::make_unique<Multiply>());
+    q.queue.push_back(std::move(q.spare.back()));
+    q.spare.pop_back();
+    Multiply& m = *q.queue.back();
+    m.plan = &plan;
+    m.inst = &i;
+    m.a = a;
+    m.b = b;
+    m.add = add != 0;
+    m.done = false;
+    m.issued = m.collected = 0;
+    m.reader = static_cast<int>(own.issued % kWarps);
   }
-  m->to = nullptr;
-  for (const auto& s : q.sums) {
+  Multiply& m = *q.queue[own.issued++ - q.first];
+  if (m.inst != &i || m.a != a || m.b != b || m.add != (add != 0))
+    fault(w, i, -1,
+          "the warps of a warpgroup execute different wgmma; another is at line " + std::to_string(m.inst->line));
+  Multiply::Part& part = m.part[warp];
+  part.group = own.commits;
+  if (plan.from_registers)
+    for (int r = 0; r < 4; ++r) std::memcpy(part.fragment[r], w.at<uint32_t>(plan.a[r]), sizeof part.fragment[r]);
+  part.to = nullptr;
+  for (const auto& s : own.sums) {
     if (same_registers(*s->plan, plan)) {
-      m->to = s.get();
+      part.to = s.get();
     } else {
       for (int r = 0; r < plan.count; ++r)
         if (std::find(s->plan->d, s->plan->d + s->plan->count, plan.d[r]) != s->plan->d + s->plan->count)
           fault(w, i, -1, "an accumulator of another wgmma under way, of another shape");
     }
   }
-  if (!m->to) {
-    if (q.spare_sums.empty()) q.spare_sums.push_back(std::make_unique<Accumulators>());
-    q.sums.push_back(std::move(q.spare_sums.back()));
-    q.spare_sums.pop_back();
-    m->to = q.sums.back().get();
-    m->to->plan = &plan;
-    m->to->under_way = 0;
-    if (m->add) load_sums(w, plan, *m->to);
+  if (!part.to) {
+    if (own.spare.empty()) own.spare.push_back(std::make_unique<Accumulators>());
+    own.sums.push_back(std::move(own.spare.back()));
+    own.spare.pop_back();
+    part.to = own.sums.back().get();
+    part.to->plan = &plan;
+    part.to->under_way = 0;
+    if (m.add) load_sums(w, plan, *part.to);
     if (strict().adversarial)
       for (int r = 0; r < plan.count; ++r) std::memset(w.at<uint32_t>(plan.d[r]), 0xFF, sizeof(uint32_t) * kLanes);
   }
-  ++m->to->under_way;
-  ++q.issued;
-  m->transfer = begin_transfer(w, i, 0, true);
-  q.queue.push_back(std::move(m));
-  if (!strict().adversarial) carry_out(w, q, ~0u);
+  ++part.to->under_way;
+  part.transfer = begin_transfer(w, i, 0, true);
+  m.issued |= 1u << warp;
+  if (!strict().adversarial && m.issued == kEveryWarp) m.done = (plan.multiply(m), true);
   return Flow::next;
 }
 
 Flow exec_fence(Warp& w, const Inst&, Mask) {
-  queue_of(w).fenced = true;
+  queue_of(w).warp[w.index % kWarps].fenced = true;
   return Flow::next;
 }
 
 Flow exec_commit(Warp& w, const Inst&, Mask) {
-  ++queue_of(w).commits;
+  ++queue_of(w).warp[w.index % kWarps].commits;
   return Flow::next;
 }
 
 // imm[0]: how many of the latest groups may stay under way
 Flow exec_wait(Warp& w, const Inst& i, Mask) {
   WgmmaQueue& q = queue_of(w);
-  if (q.commits > i.imm[0]) carry_out(w, q, q.commits - static_cast<uint32_t>(i.imm[0]));
+  const int warp = w.index % kWarps;
+  WgmmaQueue::OfWarp& own = q.warp[warp];
+  uint64_t due = own.collected;
+  for (; due < own.issued; ++due) {
+    Multiply& m = *q.queue[due - q.first];
+    if (m.part[warp].group + i.imm[0] >= own.commits) break;
+    if (m.done) continue;
+    if (m.issued != kEveryWarp) return Flow::wait;  // the others of the warpgroup are not there yet
+    m.plan->multiply(m);
+    m.done = true;
+  }
+  if (due == own.collected) return Flow::next;
+  Clock done;
+  for (; own.collected < due; ++own.collected) {
+    Multiply& m = *q.queue[own.collected - q.first];
+    collect(w, own, m, warp);
+    for (Multiply::Part& p : m.part) complete_transfer(p.transfer, done);
+  }
+  acquire(w, kAllLanes, done);
+  while (!q.queue.empty() && q.queue[0]->collected == kEveryWarp) {
+    q.spare.push_back(std::move(q.queue[0]));
+    q.queue.pop_front();
+    ++q.first;
+  }
   return Flow::next;
 }
 
@@ -491,7 +544,7 @@ void decode_wgmma(Decoder& d, Inst& i) {
 void finish_wgmma(Cta& cta) {
   for (const auto& q : cta.async->wgmma)
     if (q && !q->queue.empty())
-      throw Fault("line " + std::to_string(q->queue[0]->transfer.line) +
+      throw Fault("line " + std::to_string(q->queue[0]->inst->line) +
                   ": wgmma was still under way when its CTA ended: no wgmma.wait_group covers it");
 }
 
