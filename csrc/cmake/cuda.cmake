@@ -80,12 +80,8 @@ endif()
 # sm80 also carries machine code for sm_90, so that a Hopper driver compiles nothing for what sm90a does not replace.
 set(SACCADE_CUDA_sm80 "-gencode=arch=compute_80,code=[sm_80,sm_90,compute_80]")
 set(SACCADE_CUDA_sm90a "-gencode=arch=compute_90a,code=[sm_90a,compute_90a]")
-# The emulator reads PTX as plain text.
-if(SACCADE_CUDA_RUNTIME STREQUAL "emulated")
-  set(SACCADE_CUDA_FLAGS --compress-mode=none)
-else()
-  set(SACCADE_CUDA_FLAGS --compress-mode=size)
-endif()
+# Uncompressed: the emulator reads the PTX of the same objects as plain text (a wheel is compressed anyway).
+set(SACCADE_CUDA_FLAGS --compress-mode=none)
 list(APPEND SACCADE_CUDA_FLAGS --expt-relaxed-constexpr -Xcompiler=-fPIC,-Wno-psabi)
 if(SACCADE_CUDA_LINEINFO)
   list(APPEND SACCADE_CUDA_FLAGS -lineinfo)
