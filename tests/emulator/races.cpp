@@ -254,7 +254,7 @@ bool same_store(const Agent& a, Stamp e) {
   p.readers[c] |= kFull;
 }
 
-inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, uint64_t at) {
+[[gnu::always_inline]] inline void touch_read(Page& p, Agent& a, int first, int count, uint32_t cover, uint64_t at) {
   if (p.pending) [[unlikely]]
     check_pending(p, a, first, count, false, at);
   const Stamp mine = a.base | lane_bits(a.lane) | cover_bits(cover);
@@ -324,7 +324,30 @@ inline void touch_write(Page& p, Agent& a, int first, int count, uint32_t cover,
   }
 }
 
-inline void touch(Page& p, Agent& a, bool write, uint64_t at, int bytes) {
+/// 16 bytes whose cells agree, as they mostly do; false: they must be looked at one by one.
+[[gnu::always_inline]] inline bool touch_read_four(Page& p, Agent& a, int c, bool global) {
+  if (p.pending || p.writers > 1) return false;
+  const Stamp* w = p.write[0] + c;
+  if (w[0] | w[1] | w[2] | w[3]) {
+    if (((w[0] ^ w[1]) | (w[0] ^ w[2]) | (w[0] ^ w[3])) & kWhoField || !a.known(w[0])) return false;
+  }
+  const Stamp mine = a.base | lane_bits(a.lane) | kCoverField;
+  Stamp* r = p.plane(a.plane) + c;
+  const Stamp none = r[0] | r[1] | r[2] | r[3];
+  const Stamp differs = (r[0] ^ mine) | (r[1] ^ mine) | (r[2] ^ mine) | (r[3] ^ mine);
+  if (none && !(differs & (kWhoField | kLaneField | kCoverField | kStrong))) return true;
+  uint32_t* readers = p.readers + c;
+  const bool older = !(differs & kWhoField & ~Stamp{kClockMask}) && clock_of(r[0]) != clock_of(mine) &&
+                     clock_of(r[1]) != clock_of(mine) && clock_of(r[2]) != clock_of(mine) &&
+                     clock_of(r[3]) != clock_of(mine);
+  if (!none || older) {
+    for (int k = 0; k < 4; ++k) r[k] = mine, readers[k] |= 1u << a.plane;
+    return true;
+  }
+  return global && readers[0] & readers[1] & readers[2] & readers[3] & kFull;
+}
+
+[[gnu::noinline]] void touch(Page& p, Agent& a, bool write, uint64_t at, int bytes) {
   const int cell = static_cast<int>(at % kPageBytes / 4);
   const uint32_t cover = bytes >= 4 ? 15u : ((1u << bytes) - 1) << (at & 3);
   const int count = bytes >= 4 ? bytes / 4 : 1;
@@ -332,6 +355,26 @@ inline void touch(Page& p, Agent& a, bool write, uint64_t at, int bytes) {
     touch_write(p, a, cell, count, cover, at);
   else
     touch_read(p, a, cell, count, cover, at);
+}
+
+/// The lanes one by one; page(at) finds the page of an address. The usual sizes of reads are loops of known length.
+template <class FindPage>
+inline void touch_lanes(Agent& a, const WarpClock& c, bool write, const uint64_t* at, int bytes, FindPage page) {
+  for (Mask m = a.lanes; m; m &= m - 1) {
+    const int l = __builtin_ctz(m);
+    a.lane = l;
+    if (c.split) [[unlikely]] {
+      const View* v = &c.view(l);
+      if (v != a.view) a.see(v);
+    }
+    Page* p = page(at[l], l);
+    if (!p) continue;
+    const int cell = static_cast<int>(at[l] % kPageBytes / 4);
+    if (!write && bytes == 4)
+      touch_read(*p, a, cell, 1, 15, at[l]);
+    else if (write || bytes != 16 || !touch_read_four(*p, a, cell, a.direct == kGlobalDirect))
+      touch(*p, a, write, at[l], bytes);
+  }
 }
 
 /// The page, locked: two worker threads share global memory.
@@ -405,15 +448,7 @@ Agent agent_of(Warp& w, const Inst& i, Mask lanes, Use use, Order order, bool sh
   return a;
 }
 
-inline void enter_lane(Agent& a, const WarpClock& c, int lane) {
-  a.lane = lane;
-  if (c.split) [[unlikely]] {
-    const View* v = &c.view(lane);
-    if (v != a.view) a.see(v);
-  }
-}
-
-bool initialised(const Cta::Strict& s, uint64_t offset, int bytes) {
+inline bool initialised(const Cta::Strict& s, uint64_t offset, int bytes) {
   const uint64_t bits = s.initialised[offset / 32] | uint64_t{s.initialised[offset / 32 + 1]} << 32;
   const uint64_t want = (uint64_t{1} << bytes) - 1;
   return (bits >> offset % 32 & want) == want;
@@ -437,14 +472,17 @@ void touch_shared(Warp& w, const Inst& i, Mask lanes, Use use, Order order, Cta&
     a.address = offset;
     a.value = value;
     a.bytes = bytes;
-    const WarpClock& c = clock_of(w);
-    for (Mask m = lanes; m; m &= m - 1) {
-      enter_lane(a, c, __builtin_ctz(m));
-      touch(shared_page(s, offset[a.lane]), a, use != Use::read, offset[a.lane], bytes);
-    }
+    Page* page = nullptr;
+    uint64_t number = ~uint64_t{0};
+    touch_lanes(a, clock_of(w), use != Use::read, offset, bytes, [&](uint64_t at, int) {
+      if (at / kPageBytes != number) number = at / kPageBytes, page = &shared_page(s, at);
+      return page;
+    });
   }
   if (strict().uninitialised && use != Use::write) {
-    for (Mask m = lanes; m; m &= m - 1) {
+    bool all = true;
+    for (Mask m = lanes; m; m &= m - 1) all &= initialised(s, offset[__builtin_ctz(m)], bytes);
+    for (Mask m = all ? 0 : lanes; m; m &= m - 1) {
       const int l = __builtin_ctz(m);
       if (!initialised(s, offset[l], bytes))
         fault(w, i, l,
@@ -463,17 +501,14 @@ void touch_global(Warp& w, const Inst& i, Mask lanes, Use use, Order order, cons
   a.address = address;
   a.value = value;
   a.bytes = bytes;
-  const WarpClock& c = clock_of(w);
   const uint64_t launch = w.cta->cluster->grid->launch;
   Held held;
-  for (Mask m = lanes; m; m &= m - 1) {
-    const int l = __builtin_ctz(m);
-    const Allocation* of = common ? common : find_allocation(address[l]);
-    if (!of || !of->writable) continue;
-    enter_lane(a, c, l);
+  touch_lanes(a, clock_of(w), use != Use::read, address, bytes, [&](uint64_t at, int) -> Page* {
+    const Allocation* of = common ? common : find_allocation(at);
+    if (!of || !of->writable) return nullptr;
     a.range.allocation = of;
-    touch(held.at(*of, address[l], launch), a, use != Use::read, address[l], bytes);
-  }
+    return &held.at(*of, at, launch);
+  });
 }
 
 namespace {
