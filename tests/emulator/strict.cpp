@@ -317,6 +317,10 @@ const Clock& publication(WarpClock& c, Mask lanes) {
 }
 }  // namespace
 
+void release_fenced(Warp& w, Mask lanes, Clock& to) {
+  if (strict().races) join(to, publication(clock_of(w), lanes));
+}
+
 void order_before(Warp& w, Mask lanes, std::byte* const* host, Order order) {
   if (!strict().races) return;
   if (releases(order))
