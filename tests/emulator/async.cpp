@@ -84,8 +84,7 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
     return Flow::next;
   }
   copies.queue.push_back(std::move(copy));
-  Clock done;
-  carry_out_copies(copies, lanes, kNoGroup, copies.issued, done);
+  carry_out_copies(copies, lanes, kNoGroup, copies.issued, nullptr);
   return Flow::next;
 }
 
@@ -101,8 +100,7 @@ Flow exec_wait(Warp& w, const Inst& i, Mask lanes) {
   const uint32_t newest = static_cast<uint32_t>(std::min<uint64_t>(i.imm[0], ~0u));
   uint32_t limit[kLanes];
   for (int l = 0; l < kLanes; ++l) limit[l] = copies.commits[l] > newest ? copies.commits[l] - newest : 0;
-  Clock done;
-  carry_out_copies(copies, lanes, limit, 0, done);  // each lane has seen its own copies; `done` would add the others'
+  carry_out_copies(copies, lanes, limit, 0, nullptr);
   return Flow::next;
 }
 
@@ -260,7 +258,7 @@ void decode_refused(Decoder& d, Inst&) { d.unknown("the virtual device has no su
 
 }  // namespace
 
-void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_t before, Clock& done) {
+void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_t before, Clock* done) {
   size_t kept = 0;
   for (auto& c : copies.queue) {
     Mask due = 0;
@@ -268,17 +266,17 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
     if (c->stamp < before) due = kAllLanes;
     due &= lanes & c->left;
     if (due) {
-      Cta& cta = *c->transfer.cta;
+      Transfer& t = c->transfer;
+      Cta& cta = *t.cta;
       for (Mask m = due; m; m &= m - 1) {
-        const int l = c->transfer.lane = __builtin_ctz(m);
-        if (strict().adversarial) end_pending(c->transfer, cta, Space::shared, c->to[l], c->size);
+        const int l = t.lane = __builtin_ctz(m);
+        if (strict().adversarial) end_pending(t, cta, Space::shared, c->to[l], c->size);
         std::byte bytes[16] = {};
         if (c->read[l])
-          std::memcpy(bytes, transfer_access(c->transfer, cta, Space::global, Use::read, c->from[l], c->read[l]),
-                      c->read[l]);
-        std::memcpy(transfer_access(c->transfer, cta, Space::shared, Use::write, c->to[l], c->size), bytes, c->size);
+          std::memcpy(bytes, transfer_access(t, cta, Space::global, Use::read, c->from[l], c->read[l]), c->read[l]);
+        std::memcpy(transfer_access(t, cta, Space::shared, Use::write, c->to[l], c->size), bytes, c->size);
       }
-      complete_transfer(c->transfer, done);
+      if (done) complete_transfer(t, *done);
       c->left &= ~due;
     }
     if (c->left)
@@ -291,8 +289,7 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
 
 void finish_async(Cta& cta) {
   if (!cta.async) return;
-  Clock done;
-  for (Copies& c : cta.async->copies) carry_out_copies(c, kAllLanes, kNoGroup, c.issued, done);
+  for (Copies& c : cta.async->copies) carry_out_copies(c, kAllLanes, kNoGroup, c.issued, nullptr);
   finish_bulk(cta);
   finish_mbarriers(cta);
   finish_wgmma(cta);

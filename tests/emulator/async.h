@@ -63,8 +63,9 @@ struct Copies {
   uint32_t commits[kLanes] = {};  // groups closed so far: the number of the open one
 };
 extern const uint32_t kNoGroup[kLanes];  // zeros
-/// Carries out the lanes' copies with group < limit[lane] or stamp < before.
-void carry_out_copies(Copies&, Mask lanes, const uint32_t* limit, uint64_t before, Clock&);
+/// Carries out the lanes' copies with group < limit[lane] or stamp < before. Each is an access of its lane, which
+/// others see as they see what the lane did itself; `done`, if given, takes them up.
+void carry_out_copies(Copies&, Mask lanes, const uint32_t* limit, uint64_t before, Clock* done);
 
 /// The word in memory is kMbarrierMark ^ its address; the state is here, so that a plain store over a live barrier is
 /// seen.

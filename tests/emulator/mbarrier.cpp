@@ -232,7 +232,7 @@ struct CopyArrival : Pending {
   Mask lanes = 0;
   uint64_t before = 0;
   void carry_out(Clock& done) override {
-    carry_out_copies(*copies, lanes, kNoGroup, before, done);
+    carry_out_copies(*copies, lanes, kNoGroup, before, &done);
     complete_transfer(transfer, done);
   }
 };

@@ -6,6 +6,7 @@
 #include "async.h"
 #include "fragment.h"
 #include "lanes.h"
+#include "strict.h"
 
 // wgmma.mma_async: D = A B + D, 64 rows by a warpgroup, of which each warp has 16. An instruction is queued and its
 // accumulators' registers are poisoned. The operands are read and multiplied, for all four warps, when the first of
@@ -64,8 +65,8 @@ constexpr unsigned kEveryWarp = 15;
 
 /// One wgmma.mma_async of a warpgroup.
 struct Multiply {
-  struct Part {  // a warp's
-    Transfer transfer;
+  struct Part {                          // a warp's
+    std::shared_ptr<Transfer> transfer;  // shared by neighbours that were issued alike
     Accumulators* to = nullptr;
     uint32_t group = 0;
     uint32_t fragment[4][kLanes];  // A in registers, as it was at issue
@@ -76,8 +77,8 @@ struct Multiply {
   uint64_t a = 0, b = 0;
   bool add = true;  // scale-d
   bool done = false;
+  uint64_t number = 0;                 // in the warpgroup's order
   unsigned issued = 0, collected = 0;  // by which warps
-  int reader = 0;                      // the warp on whose behalf B is read
 };
 
 using MultiplyFunction = void (*)(Multiply&);
@@ -99,6 +100,8 @@ struct WgmmaQueue {
     uint32_t commits = 0;
     uint64_t issued = 0, collected = 0;  // instructions
     bool fenced = false;
+    std::shared_ptr<Transfer> transfer;  // of the last instruction
+    uint64_t version = 0;                // of the warp's clocks, then
   };
   OfWarp warp[kWarps];
   std::deque<std::unique_ptr<Multiply>> queue;
@@ -117,32 +120,66 @@ WgmmaQueue& queue_of(Warp& w) {
   return *q;
 }
 
-/// Reads a chunk's or a row's bytes; checked as one access of the transfer.
-void read(Transfer& t, uint32_t address, int bytes, void* out) {
-  std::memcpy(out, transfer_access(t, *t.cta, Space::shared, Use::read, address, bytes), bytes);
+/// Which 16-byte chunks of shared memory are read: checked in runs, before any is read.
+class Chunks {
+ public:
+  void add(uint32_t address) {
+    const uint32_t n = (address - kSharedBase) / 16;
+    if (n >= kCount)
+      beyond_ = address;
+    else
+      bits_[n / 64] |= uint64_t{1} << n % 64;
+  }
+  void read(Transfer& t) {
+    const auto check = [&](uint32_t first, uint32_t end) {
+      transfer_access(t, *t.cta, Space::shared, Use::read, kSharedBase + first * 16,
+                      static_cast<int>(end - first) * 16);
+    };
+    uint32_t first = 0, end = 0;  // of the run
+    for (uint32_t n = 0; n < kCount; n += 64) {
+      for (uint64_t word = std::exchange(bits_[n / 64], 0); word;) {
+        const uint32_t low = std::countr_zero(word), ones = std::countr_one(word >> low);
+        if (n + low != end) {
+          if (end) check(first, end);
+          first = n + low;
+        }
+        end = n + low + ones;
+        word &= low + ones == 64 ? 0 : ~uint64_t{0} << (low + ones);
+      }
+    }
+    if (end) check(first, end);
+    if (beyond_) check((beyond_ - kSharedBase) / 16, (beyond_ - kSharedBase) / 16 + 1);  // throws
+  }
+
+ private:
+  static constexpr uint32_t kCount = 1 << 14;
+  uint64_t bits_[kCount / 64] = {};
+  uint32_t beyond_ = 0;
+};
+
+void chunks_along_k(Chunks& c, const Matrix& x, int first, int rows) {
+  for (int r = first; r < first + rows; ++r) c.add(x.along_k(r, 0)), c.add(x.along_k(r, 1));
+}
+void chunks_along_mn(Chunks& c, const Matrix& x, int first, int chunks) {
+  for (int k = 0; k < 16; ++k)
+    for (int m = first; m < first + chunks; ++m) c.add(x.along_mn(m, k));
 }
 
 /// 16 or N rows of 8 words along K.
-void read_along_k(Transfer& t, const Matrix& x, int first, int rows, uint32_t (*out)[kWords]) {
+void read_along_k(const Cta& cta, const Matrix& x, int first, int rows, uint32_t (*out)[kWords]) {
+  const std::byte* shared = cta.shared.data() - kSharedBase;
   for (int r = 0; r < rows; ++r) {
-    const uint32_t low = x.along_k(first + r, 0), high = x.along_k(first + r, 1);
-    if ((low ^ high) == 16 && !(std::min(low, high) & 16)) {  // halves of 32 bytes, whichever comes first
-      uint32_t words[kWords];
-      read(t, std::min(low, high), 32, words);
-      std::memcpy(out[r], words + (low < high ? 0 : 4), 16);
-      std::memcpy(out[r] + 4, words + (low < high ? 4 : 0), 16);
-    } else {
-      read(t, low, 16, out[r]);
-      read(t, high, 16, out[r] + 4);
-    }
+    std::memcpy(out[r], shared + x.along_k(first + r, 0), 16);
+    std::memcpy(out[r] + 4, shared + x.along_k(first + r, 1), 16);
   }
 }
 
 /// At each of 16 k, chunks of 8 elements of 16 bits: out[k][chunk] of 4 words.
 template <int kStride>
-void read_along_mn(Transfer& t, const Matrix& x, int first, int chunks, uint32_t (*out)[kStride]) {
+void read_along_mn(const Cta& cta, const Matrix& x, int first, int chunks, uint32_t (*out)[kStride]) {
+  const std::byte* shared = cta.shared.data() - kSharedBase;
   for (int k = 0; k < 16; ++k)
-    for (int c = 0; c < chunks; ++c) read(t, x.along_mn(first + c, k), 16, out[k] + c * 4);
+    for (int c = 0; c < chunks; ++c) std::memcpy(out[k] + c * 4, shared + x.along_mn(first + c, k), 16);
 }
 
 /// sums[n][row] = sum over e, word of a[e][word][row] * b[n_at(n) + e * step_e + word * step_word].
@@ -181,13 +218,13 @@ void widen_a(Multiply& m, int warp, Real (*a)[kWords][kRows]) {
           a[e][(l & 3) + 4 * (r >> 1)][(l >> 2) + 8 * (r & 1)] = A::get(part.fragment[r][l], e);
   } else if (!m.plan->a_by_m) {
     uint32_t words[kRows][kWords];
-    read_along_k(part.transfer, Matrix(m.a), warp * kRows, kRows, words);
+    read_along_k(*part.transfer->cta, Matrix(m.a), warp * kRows, kRows, words);
     for (int e = 0; e < kCount; ++e)
       for (int k = 0; k < kWords; ++k)
         for (int r = 0; r < kRows; ++r) a[e][k][r] = A::get(words[r][k], e);
   } else if constexpr (kCount == 2) {
     uint32_t words[16][8];
-    read_along_mn<8>(part.transfer, Matrix(m.a), warp * 2, 2, words);
+    read_along_mn<8>(*part.transfer->cta, Matrix(m.a), warp * 2, 2, words);
     for (int k = 0; k < 16; ++k)
       for (int r = 0; r < kRows; ++r) a[k & 1][k >> 1][r] = A::get(words[k][r >> 1], r & 1);
   }
@@ -226,11 +263,11 @@ void multiply(Multiply& m) {
   alignas(64) Real sums[kMaxColumns][kRows];
   static thread_local std::vector<Real> storage(kMaxColumns * kWords * kCount);
   Real* const b = storage.data();
-  Transfer& reader = m.part[m.reader].transfer;
+  const Cta& cta = *m.part[0].transfer->cta;
 
   if (!plan.b_by_n) {  // b[e][column][word]
     alignas(64) uint32_t words[kMaxColumns][kWords];
-    read_along_k(reader, Matrix(m.b), 0, columns, words);
+    read_along_k(cta, Matrix(m.b), 0, columns, words);
     for (int e = 0; e < kCount; ++e) {
       Real* out = b + e * columns * kWords;
       const uint32_t* in = words[0];
@@ -238,7 +275,7 @@ void multiply(Multiply& m) {
     }
   } else if constexpr (kCount == 2) {  // b[k][parity of the column][pair]
     alignas(64) uint32_t words[16][kMaxColumns / 2];
-    read_along_mn<kMaxColumns / 2>(reader, Matrix(m.b), 0, columns / 8, words);
+    read_along_mn<kMaxColumns / 2>(cta, Matrix(m.b), 0, columns / 8, words);
     for (int k = 0; k < 16; ++k)
       for (int e = 0; e < 2; ++e)
         for (int p = 0; p < pairs; ++p) b[k * columns + e * pairs + p] = B::get(words[k][p], e);
@@ -292,6 +329,40 @@ void store_sums(Warp& w, const Plan& plan, const Accumulators& from) {
   }
 }
 
+/// Instructions of which each warp's are one transfer: checks what they read, and multiplies. B is read once, on behalf
+/// of a warp that changes.
+template <class Iterator>
+void carry_out(Iterator first, int count) {
+  static thread_local Chunks chunks;
+  const auto check = [&](Transfer& t) {
+    if (strict().races || strict().bounds) chunks.read(t);
+  };
+  const int reader = static_cast<int>((*first)->number / 4 % kWarps);
+  for (int warp = 0; warp < kWarps; ++warp) {
+    for (int k = 0; k < count; ++k) {
+      const Multiply& m = **(first + k);
+      const Plan& plan = *m.plan;
+      if (warp == reader) {
+        if (plan.b_by_n)
+          chunks_along_mn(chunks, Matrix(m.b), 0, plan.columns / 8);
+        else
+          chunks_along_k(chunks, Matrix(m.b), 0, plan.columns);
+      }
+      if (plan.from_registers) continue;
+      if (plan.a_by_m)
+        chunks_along_mn(chunks, Matrix(m.a), warp * 2, 2);
+      else
+        chunks_along_k(chunks, Matrix(m.a), warp * kRows, kRows);
+    }
+    check(*(*first)->part[warp].transfer);
+  }
+  for (int k = 0; k < count; ++k) {
+    Multiply& m = **(first + k);
+    m.plan->multiply(m);
+    m.done = true;
+  }
+}
+
 /// Writes the registers of the warp, once nothing on them is under way any more.
 void collect(Warp& w, WgmmaQueue::OfWarp& own, Multiply& m, int warp) {
   const auto changed = [&](const std::string& what) {
@@ -331,6 +402,12 @@ bool same_registers(const Plan& x, const Plan& y) {
   return &x == &y || (x.count == y.count && std::equal(x.d, x.d + x.count, y.d) && x.f16_sums == y.f16_sums);
 }
 
+bool same_transfers(const Multiply& x, const Multiply& y) {
+  bool same = true;
+  for (int k = 0; k < kWarps; ++k) same &= x.part[k].transfer == y.part[k].transfer;
+  return same;
+}
+
 Flow exec_multiply(Warp& w, const Inst& i, Mask lanes) {
   const Plan& plan = *static_cast<const Plan*>(i.extra);
   const int warp = w.index % kWarps;
@@ -356,7 +433,7 @@ Flow exec_multiply(Warp& w, const Inst& i, Mask lanes) {
     m.add = add != 0;
     m.done = false;
     m.issued = m.collected = 0;
-    m.reader = static_cast<int>(own.issued % kWarps);
+    m.number = own.issued;
   }
   Multiply& m = *q.queue[own.issued++ - q.first];
   if (m.inst != &i || m.a != a || m.b != b || m.add != (add != 0))
@@ -388,9 +465,13 @@ Flow exec_multiply(Warp& w, const Inst& i, Mask lanes) {
       for (int r = 0; r < plan.count; ++r) std::memset(w.at<uint32_t>(plan.d[r]), 0xFF, sizeof(uint32_t) * kLanes);
   }
   ++part.to->under_way;
-  part.transfer = begin_transfer(w, i, 0, true);
+  const uint64_t version = strict().races ? clock_of(w).version : 0;
+  if (!own.transfer || own.version != version || !strict().adversarial)
+    own.transfer = std::make_shared<Transfer>(begin_transfer(w, i, 0, true));
+  own.version = version;
+  part.transfer = own.transfer;
   m.issued |= 1u << warp;
-  if (!strict().adversarial && m.issued == kEveryWarp) m.done = (plan.multiply(m), true);
+  if (!strict().adversarial && m.issued == kEveryWarp) carry_out(&q.queue[own.issued - 1 - q.first], 1);
   return Flow::next;
 }
 
@@ -411,20 +492,28 @@ Flow exec_wait(Warp& w, const Inst& i, Mask) {
   WgmmaQueue::OfWarp& own = q.warp[warp];
   uint64_t due = own.collected;
   for (; due < own.issued; ++due) {
-    Multiply& m = *q.queue[due - q.first];
+    const Multiply& m = *q.queue[due - q.first];
     if (m.part[warp].group + i.imm[0] >= own.commits) break;
-    if (m.done) continue;
     if (m.issued != kEveryWarp) return Flow::wait;  // the others of the warpgroup are not there yet
-    m.plan->multiply(m);
-    m.done = true;
   }
   if (due == own.collected) return Flow::next;
+  for (uint64_t n = own.collected; n < due; ++n) {
+    const auto first = q.queue.begin() + static_cast<std::ptrdiff_t>(n - q.first);
+    if ((*first)->done) continue;
+    int count = 1;
+    while (n + 1 < due && same_transfers(**first, *first[count])) ++count, ++n;
+    carry_out(first, count);
+  }
   Clock done;
+  const Multiply* last = nullptr;
   for (; own.collected < due; ++own.collected) {
     Multiply& m = *q.queue[own.collected - q.first];
     collect(w, own, m, warp);
-    for (Multiply::Part& p : m.part) complete_transfer(p.transfer, done);
+    if (!last || !same_transfers(*last, m))
+      for (Multiply::Part& p : m.part) complete_transfer(*p.transfer, done);
+    last = &m;
   }
+  own.transfer = nullptr;
   acquire(w, kAllLanes, done);
   while (!q.queue.empty() && q.queue[0]->collected == kEveryWarp) {
     q.spare.push_back(std::move(q.queue[0]));
