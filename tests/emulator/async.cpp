@@ -32,6 +32,7 @@ Cta::Async& async_of(Cta& cta) {
   if (!cta.async) {
     cta.async = {new Cta::Async, [](Cta::Async* a) { delete a; }};
     cta.async->copies.resize(cta.warps.size());
+    cta.async->failed.resize(cta.warps.size());
   }
   return *cta.async;
 }

@@ -150,6 +150,7 @@ struct WgmmaQueueDelete {
 struct Cta::Async {
   std::vector<Copies> copies;  // by warp
   std::vector<std::unique_ptr<Mbarrier>> mbarriers;
+  std::vector<std::pair<const Mbarrier*, const Inst*>> failed;  // by warp: the last test that was not passed
   std::vector<uint16_t> mbarrier_index;  // by 8 bytes of shared memory: 1 + place in mbarriers, 0: none
   std::vector<BulkGroups> bulk;          // by thread
   std::vector<std::unique_ptr<WgmmaQueue, WgmmaQueueDelete>> wgmma;  // by warpgroup

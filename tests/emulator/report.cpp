@@ -6,6 +6,7 @@
 namespace emu {
 
 std::string barrier_state(const Warp&, Mask);  // barrier.cpp
+std::string mbarrier_state(const Warp&);       // mbarrier.cpp
 
 namespace {
 std::string coordinates(const Dim3& d) {
@@ -40,6 +41,7 @@ std::string standing(const Warp& w) {
     if (g.waits == Waits::converge) out += " [waits for lanes of its warp]";
     if (g.waits == Waits::handler) out += " [waits" + barrier_state(w, g.mask) + "]";
   }
+  if (s.count) out += mbarrier_state(w);
   return out;
 }
 
