@@ -55,6 +55,7 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
   auto copy = std::move(copies.spare.back());
   copies.spare.pop_back();
   copy->transfer = begin_transfer(w, i, __builtin_ctz(lanes), false);
+  copy->inst = &i;
   copy->left = lanes;
   copy->size = plan.size;
   copy->stamp = copies.issued++;
@@ -269,13 +270,38 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
     if (due) {
       Transfer& t = c->transfer;
       Cta& cta = *t.cta;
-      for (Mask m = due; m; m &= m - 1) {
+      Warp& w = cta.warps[t.warp];
+      uint64_t to[kLanes];
+      std::byte bytes[kLanes][16] = {}, *host[kLanes];
+      Mask whole = 0;
+      for (int l = 0; l < kLanes; ++l) {
+        to[l] = c->to[l];
+        whole |= Mask{c->read[l] == c->size} << l;
+      }
+      if (strict().adversarial) {
+        for (Mask m = due; m; m &= m - 1) {
+          const int l = t.lane = __builtin_ctz(m);
+          end_pending(t, cta, Space::shared, c->to[l], c->size);
+        }
+      }
+      whole &= due;
+      if (whole) {
+        access(w, *c->inst, whole, Space::global, Use::read, Order::weak, c->from, c->size, host);
+        for (Mask m = whole; m; m &= m - 1) {
+          const int l = __builtin_ctz(m);
+          std::memcpy(bytes[l], host[l], c->size);
+        }
+      }
+      for (Mask m = due & ~whole; m; m &= m - 1) {
         const int l = t.lane = __builtin_ctz(m);
-        if (strict().adversarial) end_pending(t, cta, Space::shared, c->to[l], c->size);
-        std::byte bytes[16] = {};
         if (c->read[l])
-          std::memcpy(bytes, transfer_access(t, cta, Space::global, Use::read, c->from[l], c->read[l]), c->read[l]);
-        std::memcpy(transfer_access(t, cta, Space::shared, Use::write, c->to[l], c->size), bytes, c->size);
+          std::memcpy(bytes[l], transfer_access(t, cta, Space::global, Use::read, c->from[l], c->read[l]), c->read[l]);
+      }
+      access(w, *c->inst, due, Space::shared, Use::write, Order::weak, to, c->size, host);
+      for (Mask m = due; m; m &= m - 1) {
+        const int l = __builtin_ctz(m);
+        std::memcpy(host[l], bytes[l], c->size);
+        t.acted |= Mask{1} << l;
       }
       if (done) complete_transfer(t, *done);
       c->left &= ~due;

@@ -50,6 +50,7 @@ using PendingPtr = std::unique_ptr<Pending>;
 /// One cp.async of a warp.
 struct Copy {
   Transfer transfer;
+  const Inst* inst = nullptr;
   Mask left = 0;  // lanes whose copy is still under way
   int size = 0;
   uint64_t stamp = 0;  // issued as the warp's how-manieth
