@@ -122,40 +122,11 @@ Flow call(Warp& w, const Inst& in, Mask lanes) {
   return Flow::jump;
 }
 
-// assert(): message, file, line, function, size of a character
-struct Assertion {
-  int64_t at[3];
-};
-
-Flow assertion(Warp& w, const Inst& in, Mask lanes) {
-  const int lane = std::countr_zero(lanes);
-  uint64_t text[2];
-  uint32_t line;
-  const auto& at = static_cast<const Assertion*>(in.extra)->at;
-  for (int i = 0; i < 2; ++i) std::memcpy(&text[i], local(w, lane) + at[i], 8);
-  std::memcpy(&line, local(w, lane) + at[2], 4);
-  throw Fault(std::string("assertion failed: ") + reinterpret_cast<const char*>(text[0]) + " (" +
-              reinterpret_cast<const char*>(text[1]) + ":" + std::to_string(line) + "): " + where(w, in, lane));
-}
-
-void decode_assertion(Decoder& d, Inst& in) {
-  const auto& symbols = d.program.state->current->symbols;
-  Assertion a;
-  for (size_t i = 0; i < 3; ++i) {
-    const auto it = symbols.find(d.s.args.at(2).items.at(i).text);
-    if (it == symbols.end() || it->second.kind != Symbol::Kind::local) d.unknown("an argument of the assertion");
-    a.at[i] = static_cast<int64_t>(it->second.value - kLocalWindow);
-  }
-  in.cls = Class::control;
-  in.exec = assertion;
-  in.extra = d.keep(a);
-}
-
 void decode_call(Decoder& d, Inst& in) {
   const Program::State& s = *d.program.state;
   const FunctionState& caller = *s.current;
   const FunctionState* callee = s.find(d.s.args[1].text);
-  if (!callee && d.s.args.size() == 3 && d.s.args[1].text == "__assertfail") return decode_assertion(d, in);
+  if (!callee && decode_system_call(d, in)) return;
   if (!callee) d.unknown("a call of what is not defined in this module, or through a register");
   Call c;
   c.target = callee->first;

@@ -74,6 +74,7 @@ struct Flowgraph {
 Flowgraph flow_graph(const ptx::Function&);             // blocks.cpp
 void order_blocks(Program&);                            // blocks.cpp
 void place_registers(FunctionState&, Program::State&);  // registers.cpp
+bool decode_system_call(Decoder&, Inst&);              // system.cpp: what every device has; false: not that
 
 std::string lanes_text(Mask);       // report.cpp: "lanes 0-7, 9"
 std::string standing(const Warp&);  // report.cpp: a line for each group, where it stands and why
