@@ -153,26 +153,32 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     }
 
     using Place = KeysDown;
-    const Place at(i0, j0 + me.row0, h, me.lane);
+    // Along an edge some warps see nothing of the tile.
+    const int32_t row_j = j0 + me.row0;
+    const bool sees = !edge || (row_j < range.keys && range.query_begin(row_j) < i0 + kQueries &&
+                                range.query_end(row_j + 16 * M - 1) > i0);
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
-    multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
-        w, key.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, query.corner_across(me.lane));
-    if constexpr (Tile::kOfKey)
+    if (sees) {
+      const Place at(i0, row_j, h, me.lane);
       multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
-          dp, value.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, dout.corner_across(me.lane));
-    Statistics<Place, M> row{statistics(stage) + 2 * (me.lane & 3), {}, {}};
-    if constexpr (kGeneral) {
-      general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
-      if (Tile::kOfKey && p.temperature) {
-        const PerQuery<Place, M, N> temperature(
-            at, [&](int32_t i, int32_t head) { return terms.per_query(p.temperature, i, head); });
-        each<M, N>([&](int m, int n, int e) {
-          if (dp[m][n][e] != 0) dp[m][n][e] *= temperature(m, n, e);
-        });
+          w, key.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, query.corner_across(me.lane));
+      if constexpr (Tile::kOfKey)
+        multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
+            dp, value.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, dout.corner_across(me.lane));
+      Statistics<Place, M> row{statistics(stage) + 2 * (me.lane & 3), {}, {}};
+      if constexpr (kGeneral) {
+        general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
+        if (Tile::kOfKey && p.temperature) {
+          const PerQuery<Place, M, N> temperature(
+              at, [&](int32_t i, int32_t head) { return terms.per_query(p.temperature, i, head); });
+          each<M, N>([&](int m, int n, int e) {
+            if (dp[m][n][e] != 0) dp[m][n][e] *= temperature(m, n, e);
+          });
+        }
+      } else {
+        plain_gradient(w, dp, p, row, range, at, edge);
       }
-    } else {
-      plain_gradient(w, dp, p, row, range, at, edge);
     }
     if (nonfinite) {
       __syncthreads();
@@ -187,8 +193,10 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
       __syncthreads();
       if (Tile::kOfValue) mark_reached<typename Tile::Query>(w, dout_marks, marks, me.row0, me.lane);
     }
-    if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, me.lane);
-    if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, me.lane);
+    if (sees) {
+      if constexpr (Tile::kOfValue) multiply_accumulators<T>(dv, w, dout, me.lane);
+      if constexpr (Tile::kOfKey) multiply_accumulators<T>(dk, dp, query, me.lane);
+    }
     i0 = next_i0, h = next_h;
   }
   ptx::cp_async_wait<0>();  // where no query was there

@@ -132,23 +132,29 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
     const bool holes = edge || (kGeneral && (p.bias || p.drop_below));  // score gradients that are 0 because of a rule
     const bool nonfinite = holes && __syncthreads_or(!key.template share_finite<kThreads>(me.thread));
 
+    // Along an edge some warps see nothing of the tile.
+    const int32_t row_i = i0 + me.row0;
+    const bool sees = !edge || (row_i < range.queries && range.key_begin(row_i) < j0 + Tile::kKeys &&
+                                range.key_end(row_i + 16 * M - 1) > j0);
     float w[M][N][4], dp[M][N][4];
     clear(w), clear(dp);
-    multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-        w, query.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, key.corner_across(me.lane));
-    multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-        dp, dout.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, value.corner_across(me.lane));
-    const Place at(i0 + me.row0, j0, h, me.lane);
-    if constexpr (kGeneral)
-      general_gradient<T, false>(w, dp, terms, row, at, edge, &shares);
-    else
-      plain_gradient(w, dp, p, row, range, at, edge);
+    if (sees) {
+      multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
+          w, query.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, key.corner_across(me.lane));
+      multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
+          dp, dout.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, value.corner_across(me.lane));
+      const Place at(row_i, j0, h, me.lane);
+      if constexpr (kGeneral)
+        general_gradient<T, false>(w, dp, terms, row, at, edge, &shares);
+      else
+        plain_gradient(w, dp, p, row, range, at, edge);
+    }
     if (nonfinite) {  // the gradients of pairs that see such a key are NaN by now, or 0
       __syncthreads();
       clear_nonfinite<typename Tile::Key, Tile::kKeys, kThreads>(key, nullptr, me.thread);
       __syncthreads();
     }
-    multiply_accumulators<T>(dq, dp, key, me.lane);
+    if (sees) multiply_accumulators<T>(dq, dp, key, me.lane);
   }
   ptx::cp_async_wait<0>();  // where no key was seen
   __syncthreads();
