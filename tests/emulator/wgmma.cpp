@@ -475,7 +475,9 @@ Flow exec_multiply(Warp& w, const Inst& i, Mask lanes) {
   return Flow::next;
 }
 
+// .sync: what the warp's lanes did is before what its wgmma reads
 Flow exec_fence(Warp& w, const Inst&, Mask) {
+  sync_warp(w, kAllLanes);
   queue_of(w).warp[w.index % kWarps].fenced = true;
   return Flow::next;
 }
