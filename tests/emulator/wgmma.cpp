@@ -1,9 +1,10 @@
+#include "wgmma.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <deque>
 
-#include "async.h"
 #include "fragment.h"
 #include "lanes.h"
 #include "strict.h"
@@ -13,86 +14,8 @@
 // them waits for it (one warp's wgmma.wait_group says that the warpgroup's reads are done: pipelines release a stage by
 // it); each warp's registers are written at its own wait. Sums are formed as in mma.cpp.
 namespace emu {
-namespace {
 
-using namespace fragment;
-
-constexpr int kWords = 8, kRows = 16, kMaxColumns = 256;  // every K is 32 bytes: 8 words
-constexpr uint32_t kInFlight = 0xFFFF'FFFF;
-
-/// A matrix in shared memory, as a descriptor has it: 16-byte chunks in one of the ISA's canonical layouts.
-struct Matrix {
-  uint32_t start, lead, stride, base, bits, span;  // span: chunks of a swizzled row
-
-  explicit Matrix(uint64_t d)
-      : start(static_cast<uint32_t>(d & 0x3FFF) << 4),
-        lead(static_cast<uint32_t>(d >> 16 & 0x3FFF) << 4),
-        stride(static_cast<uint32_t>(d >> 32 & 0x3FFF) << 4),
-        base(static_cast<uint32_t>(d >> 49 & 7)) {
-    constexpr uint32_t spans[] = {1, 8, 4, 2};
-    span = spans[d >> 62];
-    bits = span - 1;
-  }
-  /// Chunk c of 2 of a row, K-major.
-  uint32_t along_k(uint32_t row, uint32_t c) const {
-    return place(start + (row & 7) * 16 * span + (row >> 3) * stride + c * (span == 1 ? lead : 16));
-  }
-  /// Chunk m (8 rows of 16 bits) at k, MN-major.
-  uint32_t along_mn(uint32_t m, uint32_t k) const {
-    if (span == 1) return start + m * stride + (k & 7) * 16 + (k >> 3) * lead;
-    return place(start + (m & bits) * 16 + m / span * lead + (k & 7) * 16 * span + (k >> 3) * stride);
-  }
-
- private:
-  // rows of the pattern are 128 bytes; `base` is the one that a pattern off its natural alignment starts at
-  uint32_t place(uint32_t a) const { return a ^ ((((a >> 7) - base) & bits) << 4); }
-};
-
-struct Plan;
-
-/// The accumulators of one register list while instructions on it are under way: values[column][row].
-struct Accumulators {
-  const Plan* plan = nullptr;
-  int under_way = 0;
-  union {
-    alignas(64) float real[kMaxColumns][kRows];
-    int32_t whole[kMaxColumns][kRows];
-  };
-};
-
-constexpr int kWarps = 4;
-constexpr unsigned kEveryWarp = 15;
-
-/// One wgmma.mma_async of a warpgroup.
-struct Multiply {
-  struct Part {                          // a warp's
-    std::shared_ptr<Transfer> transfer;  // shared by neighbours that were issued alike
-    Accumulators* to = nullptr;
-    uint32_t group = 0;
-    uint32_t fragment[4][kLanes];  // A in registers, as it was at issue
-  };
-  Part part[kWarps];
-  const Plan* plan = nullptr;
-  const Inst* inst = nullptr;
-  uint64_t a = 0, b = 0;
-  bool add = true;  // scale-d
-  bool done = false;
-  uint64_t number = 0;                 // in the warpgroup's order
-  unsigned issued = 0, collected = 0;  // by which warps
-};
-
-using MultiplyFunction = void (*)(Multiply&);
-
-struct Plan {
-  Place a[4], b, add;
-  bool add_negated = false, from_registers = false, a_by_m = false, b_by_n = false, negative = false, f16_sums = false;
-  int columns = 0, count = 0;  // of D; registers of D
-  uint64_t flops = 0;
-  const Place* d = nullptr;
-  MultiplyFunction multiply = nullptr;
-};
-
-}  // namespace
+using namespace wgmma;
 
 struct WgmmaQueue {
   struct OfWarp {
@@ -165,132 +88,6 @@ void chunks_along_mn(Chunks& c, const Matrix& x, int first, int chunks) {
     for (int m = first; m < first + chunks; ++m) c.add(x.along_mn(m, k));
 }
 
-/// 16 or N rows of 8 words along K.
-void read_along_k(const Cta& cta, const Matrix& x, int first, int rows, uint32_t (*out)[kWords]) {
-  const std::byte* shared = cta.shared.data() - kSharedBase;
-  for (int r = 0; r < rows; ++r) {
-    std::memcpy(out[r], shared + x.along_k(first + r, 0), 16);
-    std::memcpy(out[r] + 4, shared + x.along_k(first + r, 1), 16);
-  }
-}
-
-/// At each of 16 k, chunks of 8 elements of 16 bits: out[k][chunk] of 4 words.
-template <int kStride>
-void read_along_mn(const Cta& cta, const Matrix& x, int first, int chunks, uint32_t (*out)[kStride]) {
-  const std::byte* shared = cta.shared.data() - kSharedBase;
-  for (int k = 0; k < 16; ++k)
-    for (int c = 0; c < chunks; ++c) std::memcpy(out[k] + c * 4, shared + x.along_mn(first + c, k), 16);
-}
-
-/// sums[n][row] = sum over e, word of a[e][word][row] * b[n_at(n) + e * step_e + word * step_word].
-template <class Real, int kCount, class At>
-void multiply_tile(const Real (*a)[kWords][kRows], const Real* b, int columns, int step_e, int step_word, At at,
-                   Real (*sums)[kRows]) {
-  using V = typename Vector<Real>::Type;
-  constexpr int kLanesOf = sizeof(V) / sizeof(Real), kParts = kRows / kLanesOf, kBlock = 8 / kParts;
-  for (int n = 0; n < columns; n += kBlock) {
-    V sum[kBlock][kParts] = {};
-    const Real* column[kBlock];
-    for (int j = 0; j < kBlock; ++j) column[j] = b + at(n + j);
-    for (int e = 0; e < kCount; ++e) {
-      for (int word = 0; word < kWords; ++word) {
-        V rows[kParts];
-        for (int p = 0; p < kParts; ++p) rows[p] = *reinterpret_cast<const V*>(&a[e][word][p * kLanesOf]);
-        for (int j = 0; j < kBlock; ++j)
-          for (int p = 0; p < kParts; ++p)
-            add_product<Real>(sum[j][p], column[j][e * step_e + word * step_word], rows[p]);
-      }
-    }
-    std::memcpy(sums[n], sum, sizeof sum);
-  }
-}
-
-enum class Sums { f32, f16, s32, s32_saturated };
-
-template <class A, class Real>
-void widen_a(Multiply& m, int warp, Real (*a)[kWords][kRows]) {
-  constexpr int kCount = A::kCount;
-  Multiply::Part& part = m.part[warp];
-  if (m.plan->from_registers) {  // register r, lane 4 g + t: row g + 8 (r & 1), word t + 4 (r >> 1)
-    for (int r = 0; r < 4; ++r)
-      for (int l = 0; l < kLanes; ++l)
-        for (int e = 0; e < kCount; ++e)
-          a[e][(l & 3) + 4 * (r >> 1)][(l >> 2) + 8 * (r & 1)] = A::get(part.fragment[r][l], e);
-  } else if (!m.plan->a_by_m) {
-    uint32_t words[kRows][kWords];
-    read_along_k(*part.transfer->cta, Matrix(m.a), warp * kRows, kRows, words);
-    for (int e = 0; e < kCount; ++e)
-      for (int k = 0; k < kWords; ++k)
-        for (int r = 0; r < kRows; ++r) a[e][k][r] = A::get(words[r][k], e);
-  } else if constexpr (kCount == 2) {
-    uint32_t words[16][8];
-    read_along_mn<8>(*part.transfer->cta, Matrix(m.a), warp * 2, 2, words);
-    for (int k = 0; k < 16; ++k)
-      for (int r = 0; r < kRows; ++r) a[k & 1][k >> 1][r] = A::get(words[k][r >> 1], r & 1);
-  }
-}
-
-template <Sums kSums, class Real>
-void add_sums(const Plan& plan, bool add, const Real* in, Accumulators& to) {
-  const int count = plan.columns * kRows;
-  if constexpr (kSums == Sums::f32 || kSums == Sums::f16) {
-    float* out = to.real[0];
-    if (!add) std::fill_n(out, count, 0.f);  // what D held, NaN perhaps, does not matter
-    const Real sign = plan.negative ? -1 : 1;
-    for (int k = 0; k < count; ++k) {
-      const double x = out[k] + sign * in[k];
-      out[k] = kSums == Sums::f16 ? decode<F16>(to_f16(x)) : std::bit_cast<float>(to_f32(x));
-    }
-  } else {
-    int32_t* out = to.whole[0];
-    if (!add) std::fill_n(out, count, 0);
-    for (int k = 0; k < count; ++k) {
-      const int64_t sum = static_cast<int64_t>(in[k]) + out[k];
-      out[k] = kSums == Sums::s32 ? static_cast<int32_t>(sum)
-                                  : static_cast<int32_t>(std::clamp<int64_t>(sum, INT32_MIN, INT32_MAX));
-    }
-  }
-}
-
-template <class A, class B, Sums kSums>
-void multiply(Multiply& m) {
-  using Real = std::conditional_t<kSums == Sums::f32 || kSums == Sums::f16, double, float>;
-  constexpr int kCount = A::kCount;
-  static_assert(kCount == B::kCount);
-  const Plan& plan = *m.plan;
-  const int columns = plan.columns, pairs = columns / 2;
-  alignas(64) Real a[kCount][kWords][kRows];
-  alignas(64) Real sums[kMaxColumns][kRows];
-  static thread_local std::vector<Real> storage(kMaxColumns * kWords * kCount);
-  Real* const b = storage.data();
-  const Cta& cta = *m.part[0].transfer->cta;
-
-  if (!plan.b_by_n) {  // b[e][column][word]
-    alignas(64) uint32_t words[kMaxColumns][kWords];
-    read_along_k(cta, Matrix(m.b), 0, columns, words);
-    for (int e = 0; e < kCount; ++e) {
-      Real* out = b + e * columns * kWords;
-      const uint32_t* in = words[0];
-      for (int k = 0; k < columns * kWords; ++k) out[k] = B::get(in[k], e);
-    }
-  } else if constexpr (kCount == 2) {  // b[k][parity of the column][pair]
-    alignas(64) uint32_t words[16][kMaxColumns / 2];
-    read_along_mn<kMaxColumns / 2>(cta, Matrix(m.b), 0, columns / 8, words);
-    for (int k = 0; k < 16; ++k)
-      for (int e = 0; e < 2; ++e)
-        for (int p = 0; p < pairs; ++p) b[k * columns + e * pairs + p] = B::get(words[k][p], e);
-  }
-  for (int warp = 0; warp < kWarps; ++warp) {
-    widen_a<A>(m, warp, a);
-    if (plan.b_by_n)
-      multiply_tile<Real, kCount>(
-          a, b, columns, columns, 2 * columns, [pairs](int n) { return (n & 1) * pairs + (n >> 1); }, sums);
-    else
-      multiply_tile<Real, kCount>(a, b, columns, columns * kWords, 1, [](int n) { return n * kWords; }, sums);
-    add_sums<kSums>(plan, m.add, sums[0], *m.part[warp].to);
-  }
-}
-
 // Register 4 j + 2 h + p, lane 4 g + t: column 8 j + 2 t + p, row g + 8 h; f16 pairs the two p.
 void load_sums(Warp& w, const Plan& plan, Accumulators& to) {
   if (plan.f16_sums) {
@@ -298,7 +95,7 @@ void load_sums(Warp& w, const Plan& plan, Accumulators& to) {
       const uint32_t* in = w.at<uint32_t>(plan.d[r]);
       for (int l = 0; l < kLanes; ++l)
         for (int p = 0; p < 2; ++p)
-          to.real[8 * (r >> 1) + 2 * (l & 3) + p][(l >> 2) + 8 * (r & 1)] = Float<F16>::get(in[l], p);
+          to.real[8 * (r >> 1) + 2 * (l & 3) + p][(l >> 2) + 8 * (r & 1)] = fragment::Float<F16>::get(in[l], p);
     }
     return;
   }
@@ -334,9 +131,6 @@ void store_sums(Warp& w, const Plan& plan, const Accumulators& from) {
 template <class Iterator>
 void carry_out(Iterator first, int count) {
   static thread_local Chunks chunks;
-  const auto check = [&](Transfer& t) {
-    if (strict().races || strict().bounds) chunks.read(t);
-  };
   const int reader = static_cast<int>((*first)->number / 4 % kWarps);
   for (int warp = 0; warp < kWarps; ++warp) {
     for (int k = 0; k < count; ++k) {
@@ -354,7 +148,7 @@ void carry_out(Iterator first, int count) {
       else
         chunks_along_k(chunks, Matrix(m.a), warp * kRows, kRows);
     }
-    check(*(*first)->part[warp].transfer);
+    chunks.read(*(*first)->part[warp].transfer);
   }
   for (int k = 0; k < count; ++k) {
     Multiply& m = **(first + k);
@@ -525,42 +319,6 @@ Flow exec_wait(Warp& w, const Inst& i, Mask) {
   return Flow::next;
 }
 
-struct Form {
-  std::string_view a, b, d;
-  int k;
-  MultiplyFunction multiply, saturated = nullptr;
-};
-template <class A, class B>
-constexpr Form form(std::string_view a, std::string_view b, bool half) {
-  constexpr int k = kWords * A::kCount;
-  if (half) return {a, b, "f16", k, multiply<A, B, Sums::f16>};
-  return {a, b, "f32", k, multiply<A, B, Sums::f32>};
-}
-template <bool kSignedA, bool kSignedB>
-constexpr Form form_int(std::string_view a, std::string_view b) {
-  using A = Integer<8, kSignedA>;
-  using B = Integer<8, kSignedB>;
-  return {a, b, "s32", 32, multiply<A, B, Sums::s32>, multiply<A, B, Sums::s32_saturated>};
-}
-constexpr Form kForms[] = {
-    form<Float<F16>, Float<F16>>("f16", "f16", true),
-    form<Float<F16>, Float<F16>>("f16", "f16", false),
-    form<Float<Bf16>, Float<Bf16>>("bf16", "bf16", false),
-    form<Float<Tf32>, Float<Tf32>>("tf32", "tf32", false),
-    form<Float<E4m3>, Float<E4m3>>("e4m3", "e4m3", true),
-    form<Float<E4m3>, Float<E5m2>>("e4m3", "e5m2", true),
-    form<Float<E5m2>, Float<E4m3>>("e5m2", "e4m3", true),
-    form<Float<E5m2>, Float<E5m2>>("e5m2", "e5m2", true),
-    form<Float<E4m3>, Float<E4m3>>("e4m3", "e4m3", false),
-    form<Float<E4m3>, Float<E5m2>>("e4m3", "e5m2", false),
-    form<Float<E5m2>, Float<E4m3>>("e5m2", "e4m3", false),
-    form<Float<E5m2>, Float<E5m2>>("e5m2", "e5m2", false),
-    form_int<true, true>("s8", "s8"),
-    form_int<true, false>("s8", "u8"),
-    form_int<false, true>("u8", "s8"),
-    form_int<false, false>("u8", "u8"),
-};
-
 void decode_multiply(Decoder& d, Inst& i, Mods& mods) {
   using Kind = ptx::Operand::Kind;
   const auto& args = d.s.args;
@@ -570,7 +328,7 @@ void decode_multiply(Decoder& d, Inst& i, Mods& mods) {
   const std::string type_d(mods.type()), type_a(mods.type()), type_b(mods.type());
   mods.done();
   const Form* form = nullptr;
-  for (const Form& f : kForms)
+  for (const Form& f : forms())
     if (f.d == type_d && f.a == type_a && f.b == type_b) form = &f;
   Plan plan;
   for (int n = 8; form && n <= kMaxColumns; n += 8)
