@@ -1,3 +1,4 @@
+#undef NDEBUG  // of the build: assert is what is tested
 #include <cassert>
 #include <cstdio>
 
@@ -27,7 +28,7 @@ TEST(System, Assert) {
   test::Buffer<char> device(std::vector<char>(name, name + sizeof name));
   testing::internal::CaptureStdout();
   say<<<1, 1>>>(5, device);
-  EXPECT_TRUE(test::found({"assertion failed: n < 5", "test_system.cu:11"}));
+  EXPECT_TRUE(test::found({"assertion failed: n < 5", "test_system.cu:12"}));
   testing::internal::GetCapturedStdout();
 }
 #endif
