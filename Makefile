@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SILENT:
-.PHONY: install demo test test-cpp test-sanitizers test-neon test-python bench wheel format clean
+.PHONY: install demo test test-cpp test-sanitizers test-neon test-python test-cuda bench wheel format clean
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
 VENV := .venv
@@ -19,7 +19,7 @@ export CTEST_PARALLEL_LEVEL ?= $(CMAKE_BUILD_PARALLEL_LEVEL)
 SOURCES := $(shell find CMakeLists.txt pyproject.toml LICENSE include csrc python bench/roofline -type f -not -path '*/__pycache__/*')
 # One build folder for the package, the C++ tests and the bench programs: the core is compiled once.
 PIP_INSTALL := $(PIP) install --no-build-isolation --config-settings=build-dir=build/release
-CORE_ONLY := -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSACCADE_TESTS=ON -DSACCADE_TORCH=OFF -DSACCADE_DLPACK=OFF
+CORE_ONLY := -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSACCADE_TESTS=ON -DSACCADE_TORCH=OFF -DSACCADE_DLPACK=OFF -DSACCADE_CUDA=OFF
 # Old sanitizer runtimes fail on kernels with many random address bits.
 FIXED_ADDRESSES := $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
 NEED_GTEST := .ci/need 'echo "\#include <gtest/gtest.h>" | g++ -E -x c++ -' libgtest-dev
@@ -52,13 +52,27 @@ $(VENV)/test.stamp: $(VENV)/saccade.stamp pyproject.toml
 demo: install
 	$(BIN)/python -m saccade demo
 
-test: test-cpp test-sanitizers test-python
+test: test-cpp test-sanitizers test-cuda test-python
 
 test-cpp: install
 	if ! $(NEED_GTEST); then echo 'SKIPPED: C++ tests: no GTest (apt install libgtest-dev)'; exit 0; fi
 	$(CMAKE) build/release -DSACCADE_TESTS=ON >/dev/null
 	$(CMAKE) --build build/release --target saccade_tests
-	$(CTEST) --test-dir build/release
+	$(CTEST) --test-dir build/release -LE cuda
+
+# Every CUDA kernel, executed on the CPU by the emulator with all its checks: its own tests, then Python's over the same
+# objects as the installed package, of which only the runtime underneath is another.
+EMULATED := build/release/tests/emulator
+test-cuda: $(VENV)/test.stamp
+	if ! grep -q '^SACCADE_CUDART:.*cudart' build/release/CMakeCache.txt; then
+	  echo 'SKIPPED: CUDA kernels: built without nvcc >= 12.8'; exit 0
+	fi
+	if ! $(NEED_GTEST); then echo 'SKIPPED: CUDA kernels: no GTest (apt install libgtest-dev)'; exit 0; fi
+	$(CMAKE) build/release -DSACCADE_TESTS=ON >/dev/null
+	$(CMAKE) --build build/release --target saccade_emulated saccade_emulator_tests
+	$(CTEST) --test-dir build/release -L cuda
+	SACCADE_EMULATOR=arch=sm_80,threads=1 LD_PRELOAD="$(CURDIR)/$(EMULATED)/libsaccade_emulator_preload.so $(CURDIR)/$(EMULATED)/emulated/libsaccade.so" \
+	  $(BIN)/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) -k cuda
 
 test-sanitizers: $(VENV)/tools.stamp
 	if ! $(NEED_GTEST); then echo 'SKIPPED: sanitizers: no GTest (apt install libgtest-dev)'; exit 0; fi
@@ -97,7 +111,7 @@ wheel: $(VENV)/tools.stamp
 
 format: $(VENV)/tools.stamp
 	$(PIP) install -q 'clang-format==19.1.7' ruff
-	find include csrc tests bench -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	find include csrc tests bench -name "*.h" -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 	$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
 
 clean:

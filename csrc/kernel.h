@@ -15,7 +15,7 @@ struct Kernel {
   /// limits.
   std::string (*supports)(const Problem&);
   int64_t (*workspace_bytes)(const Problem&, int threads);
-  /// `workspace` is 64-byte aligned and of that size. Does not throw.
+  /// `workspace` is 64-byte aligned and of that size. Throws Error only where a device refuses a launch.
   void (*run)(const Problem&, const Context&, void* workspace);
 };
 

@@ -63,6 +63,17 @@ def no_findings():
         assert not found, text.value.decode()
 
 
+@pytest.fixture
+def untracked_memory():
+    """Memory that the emulator has not seen allocated (mmap) may be touched in the test."""
+    library = emulator()
+    if library is not None:
+        library.saccade_emulator_set(b"untracked=off")
+    yield
+    if library is not None:
+        library.saccade_emulator_set(b"untracked=on")
+
+
 @functools.cache
 def inputs_of(case: cases.Case) -> cases.Inputs:
     return cases.make(case)

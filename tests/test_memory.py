@@ -113,7 +113,7 @@ FAR = {
 
 @pytest.mark.parametrize("axis", list(FAR))
 @pytest.mark.parametrize("nq, nk", [(12, 17), (20, 33)])
-def test_offsets_beyond_32_bits(kernel, axis, nq, nk):
+def test_offsets_beyond_32_bits(kernel, untracked_memory, axis, nq, nk):
     """Strided views that span more than 2^31 elements, forward and backward, equal their dense copies bitwise."""
     if axis == "row":
         shape = dict(Hq=1, Hk=1, D=8, Dv=8)
@@ -139,7 +139,7 @@ def test_offsets_beyond_32_bits(kernel, axis, nq, nk):
         assert torch.equal(a, b)
 
 
-def test_bias_beyond_32_bits(kernel):
+def test_bias_beyond_32_bits(kernel, untracked_memory):
     q, k, v = qkv(Nq=12, Nk=20)
     bias = torch.randn(1, 2, 12, 20, generator=torch.Generator().manual_seed(0))
     far = lazily(tuple(bias.shape), (1, 2**31 + 5, 20, 1), bias)

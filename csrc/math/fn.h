@@ -5,8 +5,10 @@
 // one instruction set's code into another's path.
 #if defined(__CUDACC__)
 #define SACCADE_FN __host__ __device__ __forceinline__
+#define SACCADE_UNROLL _Pragma("unroll")
 #else
 #define SACCADE_FN inline __attribute__((always_inline))
+#define SACCADE_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 // A value type V is double (reference) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and, found by

@@ -15,7 +15,7 @@ SACCADE_FN uint32_t mulhi(uint32_t a, uint32_t b) {
 template <class U>
 SACCADE_FN void philox(U (&c)[4], uint32_t key0, uint32_t key1) {
   const U m0 = U(0xD2511F53u), m1 = U(0xCD9E8D57u);
-#pragma GCC unroll 10
+  SACCADE_UNROLL
   for (int round = 0; round < 10; ++round) {
     const U hi0 = mulhi(c[0], m0), lo0 = c[0] * m0, hi1 = mulhi(c[2], m1), lo1 = c[2] * m1;
     c[0] = hi1 ^ c[1] ^ U(key0);

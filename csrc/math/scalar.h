@@ -3,7 +3,7 @@
 
 #include "math/fn.h"
 
-// double's share of the operations that a V offers.
+// double's share of the operations that a V offers, and float's on a GPU.
 namespace saccade::math {
 
 SACCADE_FN double exp2(double x) { return ::exp2(x); }
@@ -12,5 +12,12 @@ SACCADE_FN double tanh(double x) { return ::tanh(x); }
 SACCADE_FN double abs(double x) { return ::fabs(x); }
 SACCADE_FN double rcp(double x) { return 1 / x; }
 SACCADE_FN double select(bool yes, double a, double b) { return yes ? a : b; }
+
+#if defined(__CUDACC__)
+__device__ __forceinline__ float exp2(float x) { return ::exp2f(x); }
+__device__ __forceinline__ float exp2_bounded(float x);  // one instruction: cuda/ptx/special.cuh
+__device__ __forceinline__ float tanh(float x) { return ::tanhf(x); }
+__device__ __forceinline__ float abs(float x) { return ::fabsf(x); }
+#endif
 
 }  // namespace saccade::math

@@ -32,6 +32,7 @@ Cta::Async& async_of(Cta& cta) {
   if (!cta.async) {
     cta.async = {new Cta::Async, [](Cta::Async* a) { delete a; }};
     cta.async->copies.resize(cta.warps.size());
+    cta.async->failed.resize(cta.warps.size());
   }
   return *cta.async;
 }
@@ -54,6 +55,7 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
   auto copy = std::move(copies.spare.back());
   copies.spare.pop_back();
   copy->transfer = begin_transfer(w, i, __builtin_ctz(lanes), false);
+  copy->inst = &i;
   copy->left = lanes;
   copy->size = plan.size;
   copy->stamp = copies.issued++;
@@ -77,16 +79,14 @@ Flow exec_copy(Warp& w, const Inst& i, Mask lanes) {
   }
   if (strict().adversarial) {
     for (Mask m = lanes; m; m &= m - 1) {
-      const int l = __builtin_ctz(m);
+      const int l = copy->transfer.lane = __builtin_ctz(m);
       begin_pending(copy->transfer, *w.cta, Space::shared, copy->to[l], copy->size, Use::write);
     }
     copies.queue.push_back(std::move(copy));
     return Flow::next;
   }
   copies.queue.push_back(std::move(copy));
-  Clock done;
-  carry_out_copies(copies, lanes, kNoGroup, copies.issued, done);
-  acquire(w, lanes, done);
+  carry_out_copies(copies, lanes, kNoGroup, copies.issued, nullptr);
   return Flow::next;
 }
 
@@ -102,9 +102,7 @@ Flow exec_wait(Warp& w, const Inst& i, Mask lanes) {
   const uint32_t newest = static_cast<uint32_t>(std::min<uint64_t>(i.imm[0], ~0u));
   uint32_t limit[kLanes];
   for (int l = 0; l < kLanes; ++l) limit[l] = copies.commits[l] > newest ? copies.commits[l] - newest : 0;
-  Clock done;
-  carry_out_copies(copies, lanes, limit, 0, done);
-  acquire(w, lanes, done);
+  carry_out_copies(copies, lanes, limit, 0, nullptr);
   return Flow::next;
 }
 
@@ -214,6 +212,12 @@ Flow exec_fence_async(Warp& w, const Inst&, Mask lanes) {
   return Flow::next;
 }
 
+// Orders mbarrier.init before what a barrier.cluster.arrive.relaxed behind it is seen by; here, every access.
+Flow exec_fence_init(Warp& w, const Inst&, Mask lanes) {
+  fence_memory(w, lanes);
+  return Flow::next;
+}
+
 Flow exec_nothing(Warp&, const Inst&, Mask) { return Flow::next; }
 
 // discard.global.L2 [a], 128: the bytes become undefined
@@ -256,7 +260,7 @@ void decode_refused(Decoder& d, Inst&) { d.unknown("the virtual device has no su
 
 }  // namespace
 
-void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_t before, Clock& done) {
+void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_t before, Clock* done) {
   size_t kept = 0;
   for (auto& c : copies.queue) {
     Mask due = 0;
@@ -264,17 +268,42 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
     if (c->stamp < before) due = kAllLanes;
     due &= lanes & c->left;
     if (due) {
-      Cta& cta = *c->transfer.cta;
+      Transfer& t = c->transfer;
+      Cta& cta = *t.cta;
+      Warp& w = cta.warps[t.warp];
+      uint64_t to[kLanes];
+      std::byte bytes[kLanes][16] = {}, *host[kLanes];
+      Mask whole = 0;
+      for (int l = 0; l < kLanes; ++l) {
+        to[l] = c->to[l];
+        whole |= Mask{c->read[l] == c->size} << l;
+      }
+      if (strict().adversarial) {
+        for (Mask m = due; m; m &= m - 1) {
+          const int l = t.lane = __builtin_ctz(m);
+          end_pending(t, cta, Space::shared, c->to[l], c->size);
+        }
+      }
+      whole &= due;
+      if (whole) {
+        access(w, *c->inst, whole, Space::global, Use::read, Order::weak, c->from, c->size, host);
+        for (Mask m = whole; m; m &= m - 1) {
+          const int l = __builtin_ctz(m);
+          std::memcpy(bytes[l], host[l], c->size);
+        }
+      }
+      for (Mask m = due & ~whole; m; m &= m - 1) {
+        const int l = t.lane = __builtin_ctz(m);
+        if (c->read[l])
+          std::memcpy(bytes[l], transfer_access(t, cta, Space::global, Use::read, c->from[l], c->read[l]), c->read[l]);
+      }
+      access(w, *c->inst, due, Space::shared, Use::write, Order::weak, to, c->size, host);
       for (Mask m = due; m; m &= m - 1) {
         const int l = __builtin_ctz(m);
-        if (strict().adversarial) end_pending(c->transfer, cta, Space::shared, c->to[l], c->size);
-        std::byte bytes[16] = {};
-        if (c->read[l])
-          std::memcpy(bytes, transfer_access(c->transfer, cta, Space::global, Use::read, c->from[l], c->read[l]),
-                      c->read[l]);
-        std::memcpy(transfer_access(c->transfer, cta, Space::shared, Use::write, c->to[l], c->size), bytes, c->size);
+        std::memcpy(host[l], bytes[l], c->size);
+        t.acted |= Mask{1} << l;
       }
-      complete_transfer(c->transfer, done);
+      if (done) complete_transfer(t, *done);
       c->left &= ~due;
     }
     if (c->left)
@@ -287,31 +316,22 @@ void carry_out_copies(Copies& copies, Mask lanes, const uint32_t* limit, uint64_
 
 void finish_async(Cta& cta) {
   if (!cta.async) return;
-  Clock done;
-  for (Copies& c : cta.async->copies) carry_out_copies(c, kAllLanes, kNoGroup, c.issued, done);
+  for (Copies& c : cta.async->copies) carry_out_copies(c, kAllLanes, kNoGroup, c.issued, nullptr);
   finish_bulk(cta);
   finish_mbarriers(cta);
+  finish_wgmma(cta);
   cta.async.reset();
 }
 
 bool decode_fence_async(Decoder& d, Inst& i) {
   const auto& mods = d.s.mods;
-  if (mods.empty()) return false;
+  if (mods.empty() || (mods[0] != "mbarrier_init" && mods[0] != "proxy")) return false;
   i.cls = Class::fence;
-  // fence.mbarrier_init orders mbarrier.init before a cluster's arrives; the barrier of the cluster behind it is what
-  // is checked
-  if (mods[0] == "mbarrier_init") {
-    i.exec = exec_nothing;
-    return true;
-  }
-  if (mods[0].substr(0, 5) != "proxy") return false;
-  const std::string& kind = mods.size() > 1 ? mods[1] : mods[0];
-  if (kind == "async" || kind == "async::generic" || kind == "async.generic" || kind == "async.global" ||
-      kind == "alias")
-    i.exec = kind == "alias" ? exec_nothing : exec_fence_async;
-  else if (kind.substr(0, 5) == "async")
+  if (mods[0] == "mbarrier_init")
+    i.exec = exec_fence_init;
+  else if (mods.size() > 1 && mods[1].substr(0, 5) == "async")
     i.exec = exec_fence_async;
-  else if (kind.substr(0, 9) == "tensormap")
+  else if (mods.size() > 1 && (mods[1].substr(0, 9) == "tensormap" || mods[1] == "alias"))
     i.exec = exec_nothing;
   else
     d.unknown();

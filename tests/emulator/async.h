@@ -50,6 +50,7 @@ using PendingPtr = std::unique_ptr<Pending>;
 /// One cp.async of a warp.
 struct Copy {
   Transfer transfer;
+  const Inst* inst = nullptr;
   Mask left = 0;  // lanes whose copy is still under way
   int size = 0;
   uint64_t stamp = 0;  // issued as the warp's how-manieth
@@ -63,8 +64,9 @@ struct Copies {
   uint32_t commits[kLanes] = {};  // groups closed so far: the number of the open one
 };
 extern const uint32_t kNoGroup[kLanes];  // zeros
-/// Carries out the lanes' copies with group < limit[lane] or stamp < before.
-void carry_out_copies(Copies&, Mask lanes, const uint32_t* limit, uint64_t before, Clock&);
+/// Carries out the lanes' copies with group < limit[lane] or stamp < before. Each is an access of its lane, which
+/// others see as they see what the lane did itself; `done`, if given, takes them up.
+void carry_out_copies(Copies&, Mask lanes, const uint32_t* limit, uint64_t before, Clock* done);
 
 /// The word in memory is kMbarrierMark ^ its address; the state is here, so that a plain store over a live barrier is
 /// seen.
@@ -84,13 +86,61 @@ struct Mbarrier {
 Mbarrier& mbarrier_at(Warp&, const Inst&, int lane, const SharedPlace&);
 /// Leaves an operation to the barrier, or carries it out at once where asynchrony is not adversarial.
 void mbarrier_defer(Mbarrier&, PendingPtr);
-/// The barrier of an operation that completes transaction bytes; checked at issue.
-Mbarrier& mbarrier_of_bulk(Warp&, const Inst&, int lane, uint64_t address);
+
+/// Elements combined into memory, each atomically.
+using Reduce = void (*)(std::byte* to, const std::byte* from, int bytes);
+Reduce reduction(std::string_view op, std::string_view type);  // null: there is none (reduce.cpp)
+
+/// A bulk store to global memory. wait_group.read demands the first half only, so the halves are transfers of their
+/// own.
+struct BulkStore {
+  Transfer reading, writing;
+  Cta* cta = nullptr;
+  uint32_t from = 0;
+  Reduce reduce = nullptr;
+  std::vector<std::byte> data;  // what was read; sized at issue
+  bool has_read = false;
+  virtual ~BulkStore() = default;
+  virtual void write() = 0;
+  void read(Clock& done);
+};
+using BulkStorePtr = std::unique_ptr<BulkStore>;
+/// The lanes without those that do the same as one before them: a whole warp may issue a store that all of it waits for
+/// (CUTLASS's epilogues do), and the same bytes stored twice are no race.
+template <class Same>
+Mask distinct(Mask lanes, Same same) {
+  Mask out = 0;
+  for (Mask m = lanes; m; m &= m - 1) {
+    const int l = __builtin_ctz(m);
+    bool seen = false;
+    for (Mask o = out; o; o &= o - 1) seen |= same(__builtin_ctz(o), l);
+    if (!seen) out |= Mask{1} << l;
+  }
+  return out;
+}
+/// Adds it to the lane's open group, or carries it out at once where asynchrony is not adversarial.
+void issue_store(Warp&, const Inst&, int lane, BulkStorePtr, uint64_t from, int bytes, int align);
+
+/// A load into shared memory of `cta`; fill() is given the destination.
+struct BulkLoad : Pending {
+  Cta* cta = nullptr;
+  uint32_t to = 0;
+  virtual void fill(std::byte* to) = 0;
+  void carry_out(Clock& done) override;
+};
+/// Where the bytes go: the operand's CTA, or those of a multicast's mask (at the same place in each).
+struct BulkTarget {
+  Address to, barrier;
+  Place mask = kNoPlace;
+};
+/// Calls make() for the load of each destination, and leaves it to that CTA's barrier.
+template <class Make>
+void issue_loads(Warp& w, const Inst& i, int lane, const BulkTarget&, int bytes, int align, Make make);
 
 /// A thread's cp.async.bulk groups.
 struct BulkGroups {
-  std::vector<PendingPtr> open;
-  std::deque<std::vector<PendingPtr>> closed;
+  std::vector<BulkStorePtr> open;
+  std::vector<std::vector<BulkStorePtr>> closed;
 };
 
 struct WgmmaQueue;  // wgmma.cpp
@@ -101,16 +151,44 @@ struct WgmmaQueueDelete {
 struct Cta::Async {
   std::vector<Copies> copies;  // by warp
   std::vector<std::unique_ptr<Mbarrier>> mbarriers;
-  std::vector<uint16_t> mbarrier_index;           // by 8 bytes of shared memory: 1 + place in mbarriers, 0: none
-  std::vector<std::unique_ptr<BulkGroups>> bulk;  // by thread
-  std::vector<std::unique_ptr<WgmmaQueue, WgmmaQueueDelete>> wgmma;  // by warp
+  std::vector<std::pair<const Mbarrier*, const Inst*>> failed;  // by warp: the last test that was not passed
+  std::vector<uint16_t> mbarrier_index;  // by 8 bytes of shared memory: 1 + place in mbarriers, 0: none
+  std::vector<BulkGroups> bulk;          // by thread
+  std::vector<std::unique_ptr<WgmmaQueue, WgmmaQueueDelete>> wgmma;  // by warpgroup
 };
 Cta::Async& async_of(Cta&);
 
-void decode_bulk(Decoder&, Inst&);         // tensor.cpp: cp.async.bulk*, cp.reduce.async.bulk*
-void finish_bulk(Cta&);                    // stores that no wait_group demanded
+void decode_bulk(Decoder&, Inst&);         // bulk.cpp: cp.async.bulk*, cp.reduce.async.bulk*
+void decode_tensor(Decoder&, Inst&);       // tensor.cpp: those of them with .tensor
 void decode_copy_arrive(Decoder&, Inst&);  // mbarrier.cpp: cp.async.mbarrier.arrive
-void decode_mbarrier(Decoder&, Inst&);     // mbarrier.cpp
+void decode_mbarrier(Decoder&, Inst&);
+void finish_bulk(Cta&);  // stores that no wait_group demanded
 void finish_mbarriers(Cta&);
+void finish_wgmma(Cta&);
+
+template <class Make>
+void issue_loads(Warp& w, const Inst& i, int lane, const BulkTarget& target, int bytes, int align, Make make) {
+  const SharedPlace to = shared_place(w, i, lane, target.to.of(w, lane));
+  const SharedPlace barrier = shared_place(w, i, lane, target.barrier.of(w, lane));
+  if (to.address % align) fault(w, i, lane, "the destination is not aligned to " + std::to_string(align));
+  if (target.mask == kNoPlace && to.cta != barrier.cta)
+    fault(w, i, lane, "destination and mbarrier belong to different CTAs");
+  const auto& ctas = w.cta->cluster->ctas;
+  const uint32_t mask = target.mask == kNoPlace ? 1u << to.cta->rank : w.at<uint16_t>(target.mask)[lane];
+  if (mask >> ctas.size() || mask == 0)
+    fault(w, i, lane, "ctaMask " + std::to_string(mask) + " of a cluster of " + std::to_string(ctas.size()) + " CTAs");
+  for (uint32_t m = mask; m; m &= m - 1) {
+    Cta& cta = *ctas[__builtin_ctz(m)];
+    Mbarrier& b = mbarrier_at(w, i, lane, {&cta, barrier.address});
+    auto load = make();
+    load->cta = &cta;
+    load->to = to.address;
+    load->bytes = bytes;
+    load->transfer = begin_transfer(w, i, lane, true);
+    begin_pending(load->transfer, cta, Space::shared, to.address, bytes, Use::write);
+    counts().bulk_bytes += bytes;
+    mbarrier_defer(b, std::move(load));
+  }
+}
 
 }  // namespace emu

@@ -1,5 +1,5 @@
 #pragma once
-#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -28,6 +28,12 @@ template <class T>
 inline void put(T* to, const T* from, Mask lanes) {
   if (lanes == kAllLanes) {
     std::memcpy(to, from, kLanes * sizeof(T));
+  } else if constexpr (sizeof(T) <= 8) {  // blended by bits: a choice of values would not vectorise for every size
+    using U = std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
+    for (int l = 0; l < kLanes; ++l) {
+      const U mask = static_cast<U>(U{0} - static_cast<U>(lanes >> l & 1));
+      to[l] = std::bit_cast<T>(static_cast<U>((std::bit_cast<U>(from[l]) & mask) | (std::bit_cast<U>(to[l]) & ~mask)));
+    }
   } else {
     for (int l = 0; l < kLanes; ++l) to[l] = lanes >> l & 1 ? from[l] : to[l];
   }
@@ -95,25 +101,14 @@ Flow each(Warp& w, const Inst& i, Mask lanes) {
                                              std::make_index_sequence<std::tuple_size_v<Values>>{});
 }
 
-/// Place of a source of type T, whose register must have T's size (8-bit values live in 16 bits).
+/// Places of operands of type T, whose registers must have T's size; 8-bit values live in 16 bits.
 template <class T>
 Place source(Decoder& d, const ptx::Operand& o) {
-  if constexpr (std::is_same_v<T, Bit>) {
-    return d.src(o, 0);
-  } else {
-    const int bytes = sizeof(T) == 1 ? 2 : sizeof(T);
-    if (o.kind == ptx::Operand::Kind::reg && std::max(d.reg_bytes(o), 2) != bytes)
-      d.unknown("operand " + o.text + " has " + std::to_string(d.reg_bytes(o)) + " bytes, not " +
-                std::to_string(bytes));
-    return d.src(o, bytes);
-  }
+  return d.src(o, std::is_same_v<T, Bit> ? 0 : sizeof(T));
 }
 template <class T>
 Place destination(Decoder& d, const ptx::Operand& o) {
-  const int bytes = sizeof(T) == 1 ? 2 : sizeof(T);
-  if (!std::is_same_v<T, Bit> && o.kind == ptx::Operand::Kind::reg && std::max(d.reg_bytes(o), 2) != bytes)
-    d.unknown("operand " + o.text + " has " + std::to_string(d.reg_bytes(o)) + " bytes, not " + std::to_string(bytes));
-  const Place p = d.dst(o);
+  const Place p = d.dst(o, std::is_same_v<T, Bit> ? 0 : sizeof(T));
   if (p == kNoPlace) d.unknown("no destination");
   return p;
 }

@@ -90,18 +90,18 @@ using Place = uint32_t;
 constexpr Place kNoPlace = ~Place{0};
 
 struct Inst {
-  Exec exec = nullptr;
-  Place slot[6] = {kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace};
-  const Place* list = nullptr;  // longer operand lists (mma fragments, vectors): owned by the Program
-  uint64_t imm[2] = {};         // whatever the decoder wants to keep
-  const void* extra = nullptr;  // likewise; allocated with Decoder::keep
+  Exec exec = nullptr;  // what every instruction needs comes first: one cache line with the slots
   Place predicate = kNoPlace;
-  Place mask_slot = kNoPlace;  // Converge::member
   uint16_t list_size = 0;
   bool predicate_negated = false;
   Converge converge = Converge::none;
   Class cls = Class::other;
   int line = 0;
+  Place mask_slot = kNoPlace;  // Converge::member
+  Place slot[6] = {kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace, kNoPlace};
+  uint64_t imm[2] = {};         // whatever the decoder wants to keep
+  const Place* list = nullptr;  // longer operand lists (mma fragments, vectors): owned by the Program
+  const void* extra = nullptr;  // whatever; allocated with Decoder::keep
 };
 
 struct Kernel;
@@ -131,7 +131,11 @@ class Decoder {
   /// Copies to memory that lives as long as the program.
   const Place* list(const std::vector<Place>&);
   template <class T>
-  const T* keep(T value);
+  const T* keep(T value) {
+    auto copy = std::make_shared<T>(std::move(value));
+    own(copy);
+    return copy.get();
+  }
   uint32_t label(const ptx::Operand&);  // index of the instruction
   /// Size in bytes of the register an operand names.
   int reg_bytes(const ptx::Operand&);
@@ -139,6 +143,9 @@ class Decoder {
 
   Decoder(const ptx::Statement& s, Program& p) : s(s), program(p) {}
   Program& program;
+
+ private:
+  void own(std::shared_ptr<void>);
 };
 
 struct Family {
@@ -232,13 +239,16 @@ struct Aligned {  // allocator
   bool operator==(const Aligned&) const = default;
 };
 
+uint64_t new_launch();  // strict.cpp
+
 struct Grid {
   Program* program = nullptr;
   Dim3 grid, block, cluster;
   int64_t dynamic_shared = 0;
   std::vector<std::byte, Aligned<std::byte>> params;  // a tensor map in it wants 64 bytes
   uint64_t seed = 0;
-  uint32_t resident = 0;  // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
+  uint64_t launch = new_launch();  // a number that no other launch has
+  uint32_t resident = 0;           // CTAs that the device holds at once (SMs x occupancy, whole clusters); 0: no limit
   bool explicit_cluster = false;
   uint64_t max_steps = 4'000'000'000;  // instructions of one warp
 };
@@ -269,8 +279,8 @@ inline uint64_t linear(const Dim3& i, const Dim3& n) { return i.x + uint64_t{n.x
 void finish_async(Cta&);
 /// fence.proxy.*, fence.mbarrier_init: the forms of `fence` that async.cpp knows. False: not one of them.
 bool decode_fence_async(Decoder&, Inst&);
-/// bar.warp.sync: the form of `bar` that warp.cpp knows. False: not that.
-bool decode_bar_warp(Decoder&, Inst&);
+/// st.async, red.async: the forms of `st` and `red` that bulk.cpp knows. False: not one of them.
+bool decode_store_async(Decoder&, Inst&);
 
 /// Runs a grid to its end on every core; throws the first Fault. `seed` orders warps, CTAs and quanta.
 void run(Grid&);

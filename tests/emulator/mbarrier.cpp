@@ -12,9 +12,12 @@ namespace {
 uint64_t mark(uint32_t address) { return kMbarrierMark ^ address; }
 
 std::string state_of(const Mbarrier& b) {
-  return "mbarrier at shared + " + std::to_string(b.address - kSharedBase) + " (phase " + std::to_string(b.phase) +
-         ", " + std::to_string(b.pending) + " of " + std::to_string(b.expected) + " arrivals and " +
-         std::to_string(b.bytes) + " bytes missing)";
+  std::string out = "mbarrier at shared + " + std::to_string(b.address - kSharedBase) + " (phase " +
+                    std::to_string(b.phase) + ", " + std::to_string(b.pending) + " of " + std::to_string(b.expected) +
+                    " arrivals and " + std::to_string(b.bytes) + " bytes missing";
+  if (b.deferred_bytes) out += ", " + std::to_string(b.deferred_bytes) + " bytes under way";
+  if (b.deferred_arrivals) out += ", " + std::to_string(b.deferred_arrivals) + " arrivals wait for cp.async";
+  return out + ")";
 }
 
 void complete_if_due(Mbarrier& b) {
@@ -112,6 +115,8 @@ Flow exec_init(Warp& w, const Inst& i, Mask lanes) {
       index = static_cast<uint16_t>(async.mbarriers.size());
     }
     auto& b = async.mbarriers[index - 1];
+    for (auto& f : async.failed)
+      if (f.first == b.get()) f.first = nullptr;
     b = std::make_unique<Mbarrier>();
     b->cta = w.cta;
     b->address = place.address;
@@ -130,6 +135,8 @@ Flow exec_inval(Warp& w, const Inst& i, Mask lanes) {
     const uint32_t byte = b.address - kSharedBase;
     std::memset(cta.shared.data() + byte, 0xFF, 8);
     uint16_t& index = cta.async->mbarrier_index[byte / 8];
+    for (auto& f : cta.async->failed)
+      if (f.first == &b) f.first = nullptr;
     cta.async->mbarriers[index - 1].reset();
     index = 0;
   });
@@ -185,6 +192,7 @@ Flow exec_transaction(Warp& w, const Inst& i, Mask lanes) {
 Flow exec_wait(Warp& w, const Inst& i, Mask lanes) {
   const auto& plan = *static_cast<const Plan*>(i.extra);
   Mask done = 0;
+  auto& failed = async_of(*w.cta).failed;
   each_barrier(w, i, lanes, plan, Use::atomic, [&](Mbarrier& b, Mask same) {
     if (b.cta != w.cta) fault(w, i, __builtin_ctz(same), "a wait on another CTA's mbarrier");
     const auto complete = [&] {
@@ -213,6 +221,7 @@ Flow exec_wait(Warp& w, const Inst& i, Mask lanes) {
     }
     if (over && plan.order) acquire(w, over, b.completed);
     done |= over;
+    failed[w.index] = {over == same ? nullptr : &b, &i};
   });
   put(w.predicate(plan.result), done, lanes);
   return done == lanes ? Flow::next : Flow::yield;
@@ -232,7 +241,7 @@ struct CopyArrival : Pending {
   Mask lanes = 0;
   uint64_t before = 0;
   void carry_out(Clock& done) override {
-    carry_out_copies(*copies, lanes, kNoGroup, before, done);
+    carry_out_copies(*copies, lanes, kNoGroup, before, &done);
     complete_transfer(transfer, done);
   }
 };
@@ -262,6 +271,13 @@ bool take_space(Mods& mods, bool cluster) {  // false: generic
 
 }  // namespace
 
+std::string mbarrier_state(const Warp& w) {
+  const Cta::Async* async = w.cta->async.get();
+  if (!async || !async->failed[w.index].first) return "";
+  const auto& [barrier, inst] = async->failed[w.index];
+  return "\n    last mbarrier test at line " + std::to_string(inst->line) + ": " + state_of(*barrier);
+}
+
 Mbarrier& mbarrier_at(Warp& w, const Inst& i, int lane, const SharedPlace& place) {
   const uint32_t byte = place.address - kSharedBase;
   if (byte % 8) fault(w, i, lane, "an mbarrier's address is a multiple of 8");
@@ -272,10 +288,6 @@ Mbarrier& mbarrier_at(Warp& w, const Inst& i, int lane, const SharedPlace& place
   const uint64_t word = mark(place.address);
   if (std::memcmp(place.host(), &word, 8) != 0) fault(w, i, lane, "the barrier was overwritten: " + state_of(b));
   return b;
-}
-
-Mbarrier& mbarrier_of_bulk(Warp& w, const Inst& i, int lane, uint64_t address) {
-  return mbarrier_at(w, i, lane, shared_place(w, i, lane, address));
 }
 
 void mbarrier_defer(Mbarrier& b, PendingPtr p) {

@@ -30,7 +30,7 @@ struct Operand {
 };
 
 struct Statement {
-  int line = 0;  // in the PTX text, from 1
+  int line = 0;           // in the PTX text, from 1
   std::string predicate;  // "%p1" or empty
   bool predicate_negated = false;
   std::string op;                 // "mma"
@@ -39,10 +39,11 @@ struct Statement {
 };
 
 struct Variable {
-  std::string space;  // "reg", "shared", "global", "const", "local", "param"
-  std::string type;   // "b32", "pred", "f16x2", …
-  std::string name;
-  int64_t bytes = 0;   // of the whole (array) variable; 0: extern unsized
+  std::string space;   // "reg", "shared", "global", "const", "local", "param"
+  std::string type;    // "b32", "pred", "f16x2", …
+  std::string name;    // unique in its function: what a nested scope declares has "@" and a number behind it
+  int64_t count = -1;  // .reg %r<13>: the names %r0 … %r12
+  int64_t bytes = 0;   // of the whole (array) variable; 0: extern unsized; a predicate's is 0
   int64_t align = 1;
   bool external = false;
   std::vector<uint8_t> init;
@@ -61,8 +62,8 @@ struct Function {
   std::vector<Variable> params, returns;
   std::vector<Variable> variables;  // reg, shared, local, param of the body
   std::vector<Statement> body;
-  std::map<std::string, size_t> labels;  // index into body
-  std::map<std::string, std::vector<std::vector<std::string>>> branch_targets;  // .branchtargets of brx.idx
+  std::map<std::string, size_t> labels;                            // index into body
+  std::map<std::string, std::vector<std::string>> branch_targets;  // .branchtargets of brx.idx
   std::map<std::string, std::vector<int64_t>> directives;  // maxntid, reqntid, minnctapersm, reqnctapercluster, …
 };
 
@@ -72,6 +73,10 @@ struct Module {
   std::vector<Function> functions;
   std::string text;  // the source, for messages
 };
+
+std::string_view source_line(const Module&, int line);
+/// Bytes of a fundamental type ("b32"); pred 0, no such type −1.
+int type_bytes(std::string_view type);
 
 /// Throws emu::Fault naming the line.
 std::unique_ptr<Module> parse(std::string_view text);

@@ -25,6 +25,9 @@ void* driver_entry(const std::string& symbol);  // tensor_map.cpp; null: not kno
 
 }  // namespace emu
 
+/// Above 0 while a thread works for the emulator: preload.cpp leaves its allocations alone.
+extern "C" EMU_API __thread int saccade_emulator_quiet __attribute__((tls_model("initial-exec")));
+
 extern "C" {                                            // the same for Python's ctypes
 EMU_API int saccade_emulator_set(const char* options);  // 0, or 1 with the reason on stderr
 /// Findings, one a paragraph; returns the bytes needed, writes at most `size` with a final 0.
@@ -32,5 +35,8 @@ EMU_API size_t saccade_emulator_findings(char* buffer, size_t size);
 /// One line of JSON a kernel, summed over its launches since the last clear.
 EMU_API size_t saccade_emulator_counts(char* buffer, size_t size);
 EMU_API uint64_t saccade_emulator_launches(void);
+EMU_API void saccade_emulator_track(void*, size_t bytes, int initialised,
+                                    const char* what);  // host memory, for preload.cpp
+EMU_API void saccade_emulator_untrack(void*);
 EMU_API void saccade_emulator_clear(void);  // findings, counts, launches and errors
 }

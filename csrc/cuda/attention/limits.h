@@ -1,0 +1,35 @@
+#pragma once
+#include <string>
+
+#include "cuda/attention/params.h"
+#include "cuda/launch.h"
+
+namespace saccade::cuda {
+
+/// What no CUDA attention kernel can run; "" where none of this applies. `shared_bytes`: of the largest block.
+inline std::string refusal(const AttentionProblem& p, int shared_bytes) {
+  if (p.query.dtype == DType::f64) return "computes in float32, got float64";
+  if (!normalises(p.score.map)) return "score softmax only, got " + std::string(kScoreMapNames[size_t(p.score.map)]);
+  for (const TensorView* t : {&p.query, &p.value})
+    if (const int64_t d = t->shape[t->rank - 1]; d > kMaxHeadDim)
+      return "head_dim up to " + std::to_string(kMaxHeadDim) + ", got " + std::to_string(d);
+  constexpr int64_t kMaxRows = 1 << 28;  // positions and their distances are 32-bit; so are the grids
+  for (const TensorView* t : {&p.query, &p.key})
+    if (const int64_t n = t->shape[t->rank == 3 ? 0 : 2]; n > kMaxRows)
+      return "up to 2^28 rows, got " + std::to_string(n);
+
+  if (p.query.shape[1] > 65535) return "up to 65535 heads, got " + std::to_string(p.query.shape[1]);
+  std::string reason;
+  const Device* device = find_device(p.query, reason);
+  if (!device) return reason;
+  const std::string name = "cuda:" + std::to_string(device->index);
+  if (device->arch < 80)
+    return "needs compute capability 8.0, " + name + " has " + std::to_string(device->arch / 10) + "." +
+           std::to_string(device->arch % 10);
+  if (device->shared_bytes < shared_bytes)
+    return "needs " + std::to_string(shared_bytes >> 10) + " KiB of shared memory a block, " + name + " has " +
+           std::to_string(device->shared_bytes >> 10);
+  return "";
+}
+
+}  // namespace saccade::cuda

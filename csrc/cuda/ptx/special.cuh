@@ -1,0 +1,13 @@
+#pragma once
+#include "math/scalar.h"
+
+namespace saccade::math {
+
+/// Relative error 2^-22; −inf gives 0, results below 2^-126 are 0.
+__device__ __forceinline__ float exp2_bounded(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace saccade::math
