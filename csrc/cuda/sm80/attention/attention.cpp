@@ -2,19 +2,13 @@
 
 #include "cuda/attention/limits.h"
 #include "cuda/attention/repack.h"
+#include "cuda/sm80/attention/dims.h"
 #include "cuda/sm80/attention/forward.h"
-#include "math/operand/float.h"
 
 namespace saccade {
 namespace {
 
 using namespace cuda;
-
-/// f(operand type) of a dtype that `refusal` let through.
-template <class F>
-auto with_operand(DType t, F f) {
-  return t == DType::bf16 ? f(math::Bf16{}) : t == DType::f16 ? f(math::F16{}) : f(math::F32{});
-}
 
 /// Where the operands are read and the splits of few queries kept; with a queue, copies of unaligned operands are
 /// launched.

@@ -5,18 +5,12 @@
 #include "cuda/attention/limits.h"
 #include "cuda/attention/repack.h"
 #include "cuda/sm80/attention/attention.h"
-#include "math/operand/float.h"
+#include "cuda/sm80/attention/dims.h"
 
 namespace saccade {
 namespace {
 
 using namespace cuda;
-
-/// f(operand type) of a dtype that `refusal` let through.
-template <class F>
-auto with_operand(DType t, F f) {
-  return t == DType::bf16 ? f(math::Bf16{}) : t == DType::f16 ? f(math::F16{}) : f(math::F32{});
-}
 
 /// Can rows of `t` be written 16 bytes at a time?
 bool wide(const TensorView& t) { return rows_aligned(t) && t.shape[t.rank - 1] * dtype_size(t.dtype) % 16 == 0; }
