@@ -1,4 +1,3 @@
-#include "cuda/sm80/linear/gradient.h"
 #include "cuda/sm80/linear/linear.h"
 #include "cuda/sm80/linear/problem.h"
 
@@ -16,7 +15,7 @@ using namespace cuda;
 class Backward {
  public:
   Backward(const LinearBackward& p, void* workspace, Queue* queue)
-      : p_(p), plan_(p, workspace, queue), queue_(queue), dout_(plan_.operand(p.dout)) {}
+      : p_(p), plan_(p, p.dlog_decay || p.dinitial_state, workspace, queue), queue_(queue), dout_(plan_.operand(p.dout)) {}
 
   /// Launches everything; without a queue only the workspace is measured.
   int64_t run() {
@@ -36,7 +35,7 @@ class Backward {
     }
     int64_t bytes = 0;
     {
-      Scans scans(plan_.device, plan_.arena, p_.query.dtype, queue_);
+      Scans scans(plan_.device, plan_.arena, plan_.type, queue_);
       if (p_.normalize) {
         scans.run(plan_.denominators(p_, factor_));
         normalize();
@@ -56,16 +55,17 @@ class Backward {
   /// Rows that a scan writes: of the gradient itself, or of every head in fp32.
   struct Output {
     View rows;
-    bool f32, own, wide;
+    DType type;
+    bool own, wide;
   };
   Output output(const TensorView& t, int64_t width, bool unrounded) {
     if (t.shape[1] == plan_.scan.heads && (t.dtype == DType::f32 || !unrounded))
-      return {row_view(t, plan_.scan.packed), t.dtype == DType::f32, true, rows_aligned(t)};
-    return {plan_.rows(plan_.numbers(width), width), true, false, width % 4 == 0};
+      return {row_view(t, plan_.scan.packed), t.dtype, true, rows_aligned(t)};
+    return {plan_.rows(plan_.numbers(width), width), DType::f32, false, width % 4 == 0};
   }
   ScanParams scan(const Output& to) const {
     ScanParams s = plan_.scan;
-    s.out = to.rows, s.out_f32 = to.f32, s.wide_out = to.wide;
+    s.out = to.rows, s.out_type = to.type, s.wide_out = to.wide;
     return s;
   }
 
@@ -76,6 +76,7 @@ class Backward {
     s.extra = p_.normalize, s.query_extra = extra_;
     s.initial = transposed(states(p_.initial_state)), s.final = transposed(final);
     transpose(s);
+    if (p_.dlog_decay) s.rounding = Rounding::none;
     scans.run(s);
   }
   void key_scan(Scans& scans, const Output& to) const {
@@ -85,6 +86,7 @@ class Backward {
     s.extra = p_.normalize, s.key_extra = extra_;
     s.initial = transposed(states(p_.dfinal_state));
     transpose(s), turn(s);
+    if (p_.dlog_decay) s.rounding = Rounding::none;
     scans.run(s);
   }
   void value_scan(Scans& scans, const Output& to) const {
@@ -93,6 +95,7 @@ class Backward {
     s.key_scale = static_cast<float>(p_.scale), s.key_factor = factor_;
     s.initial = states(p_.dfinal_state), s.final = states(p_.dinitial_state);
     turn(s);
+    if (p_.dinitial_state) s.rounding = Rounding::not_state;
     scans.run(s);
     if (!p_.normalize || !p_.dinitial_state) return;
     // The last column of the states, without an output.
@@ -106,39 +109,30 @@ class Backward {
   }
   static void turn(ScanParams& s) { s.flip = !s.flip, s.shifted = true; }
 
-  template <class P>
-  P rows() const {
-    const ScanParams& n = plan_.scan;
-    P r{};
-    r.cu_seqlens = n.cu_seqlens, r.cu_stride = n.cu_stride, r.batch = n.batch, r.tokens = n.tokens, r.rows = n.rows;
-    r.heads = n.heads, r.dim = n.dim, r.columns = static_cast<int32_t>(plan_.value_dim);
-    r.packed = n.packed, r.flip = n.flip;
-    return r;
-  }
   void normalize() const {
     if (!queue_) return;
-    auto r = rows<NormalizeParams>();
+    auto r = plan_.sizes<NormalizeParams>();
     r.dout = row_view(p_.dout, r.packed), r.out = row_view(p_.out, r.packed);
     r.factor = factor_, r.extra = extra_, r.product = product_, r.epsilon = static_cast<float>(p_.epsilon);
-    with_operand(p_.query.dtype, [&]<class T>(T) { Gradient<T>::normalize(*queue_, r); });
+    with_operand(p_.query.dtype, [&]<class T>(T) { RowKernels<T>::normalize(*queue_, r); });
   }
   void sum(const Output& from, const TensorView& to, int64_t width) const {
     if (from.own || to.shape[1] == 0) return;
-    auto r = rows<SumParams>();
+    auto r = plan_.sizes<SumParams>();
     r.from = from.rows, r.to = row_view(to, r.packed);
     r.group = static_cast<int32_t>(r.heads / to.shape[1]), r.width = static_cast<int32_t>(width);
-    with_operand(p_.query.dtype, [&]<class T>(T) { Gradient<T>::sum(*queue_, r); });
+    with_operand(p_.query.dtype, [&]<class T>(T) { RowKernels<T>::sum(*queue_, r); });
   }
   void decay(const Output& dquery, const Output& dkey, const States& state, float* dots) const {
     const TensorView& to = p_.dlog_decay;
-    auto r = rows<DecayParams>();
+    auto r = plan_.sizes<DecayParams>();
     r.query = plan_.query, r.key = plan_.key, r.dquery = dquery.rows, r.dkey = dkey.rows;
     r.to = row_view(to, r.packed);
     if (state.at) r.state = state.at, r.dstate = states(p_.dfinal_state).at;
     r.columns += p_.normalize;
     r.dots = dots;
     r.per_head = r.packed ? to.shape[0] == 1 : to.shape[0] == 1 && to.shape[2] == 1;
-    with_operand(p_.query.dtype, [&]<class T>(T) { Gradient<T>::decay(*queue_, r); });
+    with_operand(plan_.type, [&]<class T>(T) { RowKernels<T>::decay(*queue_, r); });
   }
 
   const LinearBackward& p_;

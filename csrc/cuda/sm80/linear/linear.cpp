@@ -10,9 +10,10 @@ using namespace cuda;
 
 /// Launches everything; without a queue only the workspace is measured.
 int64_t forward(const LinearForward& p, void* workspace, Queue* queue) {
-  LinearPlan plan(p, workspace, queue);
+  LinearPlan plan(p, static_cast<bool>(p.final_state), workspace, queue);
+  if (p.final_state) plan.scan.rounding = Rounding::not_state;
   float* denominators = p.normalize ? plan.numbers() : nullptr;
-  Scans scans(plan.device, plan.arena, p.query.dtype, queue);
+  Scans scans(plan.device, plan.arena, plan.type, queue);
   if (p.normalize) {
     ScanParams s = plan.denominators(p, denominators);
     s.final = from_column(states(p.final_state), plan.value_dim);
@@ -21,7 +22,7 @@ int64_t forward(const LinearForward& p, void* workspace, Queue* queue) {
   ScanParams s = plan.scan;
   s.query = plan.query, s.key = plan.key, s.value = plan.value, s.query_scale = static_cast<float>(p.scale);
   s.denominator = denominators;
-  s.out = row_view(p.out, s.packed), s.wide_out = rows_aligned(p.out);
+  s.out = row_view(p.out, s.packed), s.out_type = p.out.dtype, s.wide_out = rows_aligned(p.out);
   s.initial = states(p.initial_state), s.final = states(p.final_state);
   scans.run(s);
   return scans.bytes();

@@ -5,7 +5,7 @@
 
 #include "cuda/attention/limits.h"
 #include "cuda/sm80/attention/dims.h"
-#include "cuda/sm80/linear/scan.h"
+#include "cuda/sm80/linear/rows.h"
 
 // From a problem to its scans.
 namespace saccade::cuda {
@@ -31,12 +31,15 @@ struct LinearPlan {
   Arena arena;
   Queue* queue;
   const Device& device;
+  DType type;  // of the scans' operands
   int64_t value_dim;
   Operand query, key, value;
   ScanParams scan{};
 
-  LinearPlan(const LinearProblem& p, void* workspace, Queue* q)
-      : arena{static_cast<char*>(workspace)}, queue(q), device(device_of(p.query)) {
+  /// `exact`: a state or a decay's gradient is a result, in which the roundings of 16-bit products would show. Decay per
+  /// channel changes every operand; they are fp32 then.
+  LinearPlan(const LinearProblem& p, bool exact, void* workspace, Queue* q)
+      : arena{static_cast<char*>(workspace)}, queue(q), device(device_of(p.query)), type(p.query.dtype) {
     scan.packed = static_cast<bool>(p.cu_seqlens);
     scan.cu_seqlens = static_cast<const int32_t*>(p.cu_seqlens.data), scan.cu_stride = p.cu_seqlens.stride[0];
     scan.batch = scan.packed ? p.cu_seqlens.shape[0] - 1 : p.query.shape[0];
@@ -49,13 +52,31 @@ struct LinearPlan {
     scan.limit = static_cast<int32_t>(p.chunk == 0 ? kSegment : std::min<int64_t>(p.chunk, kSegment));
     scan.flip = p.reverse, scan.global = p.global, scan.outputs = true;
     scan.query_scale = scan.key_scale = 1, scan.epsilon = static_cast<float>(p.epsilon);
-    scan.decay = {row_view(p.log_decay, scan.packed), 1};
+    scan.decay = row_view(p.log_decay, scan.packed);
     if (p.log_decay && p.log_decay.shape[p.log_decay.rank - 1] > 1) scan.decay_of = DecayOf::key;
+    if (exact && scan.decay_of == DecayOf::key) type = DType::f32;
     query = operand(p.query), key = operand(p.key), value = operand(p.value);
   }
 
   Operand operand(const TensorView& t) {
-    return {aligned_rows(t, scan.packed, arena, queue), t.shape[1] ? static_cast<int32_t>(scan.heads / t.shape[1]) : 1};
+    const int32_t group = t.shape[1] ? static_cast<int32_t>(scan.heads / t.shape[1]) : 1;
+    if (t.dtype == type) return {aligned_rows(t, scan.packed, arena, queue), group};
+    const int64_t width = t.shape[t.rank - 1], stride = (width + 3) / 4 * 4;
+    SumParams w = sizes<SumParams>();
+    w.heads = static_cast<int32_t>(t.shape[1]), w.group = 1, w.width = static_cast<int32_t>(width);
+    w.from = row_view(t, scan.packed);
+    w.to = {reinterpret_cast<char*>(arena.take<float>(w.heads * scan.rows * stride)), scan.packed ? 0 : scan.tokens * stride,
+            scan.rows * stride, stride, 1};
+    if (queue) with_operand(t.dtype, [&]<class T>(T) { RowKernels<T>::widen(*queue, w); });
+    return {w.to, group};
+  }
+  template <class P>
+  P sizes() const {
+    P r{};
+    r.cu_seqlens = scan.cu_seqlens, r.cu_stride = scan.cu_stride, r.batch = scan.batch;
+    r.tokens = scan.tokens, r.rows = scan.rows, r.heads = scan.heads;
+    r.dim = scan.dim, r.columns = static_cast<int32_t>(value_dim), r.packed = scan.packed, r.flip = scan.flip;
+    return r;
   }
   /// Numbers of every head's rows, as a tensor of `width` columns.
   View rows(float* data, int64_t width) const {
@@ -68,7 +89,7 @@ struct LinearPlan {
     ScanParams s = scan;
     s.query = query, s.key = key, s.query_scale = static_cast<float>(p.scale);
     s.columns = 1;
-    s.out = rows(to, 1), s.out_f32 = true;
+    s.out = rows(to, 1), s.out_type = DType::f32;
     s.initial = from_column(states(p.initial_state), value_dim);
     return s;
   }

@@ -30,10 +30,15 @@ struct States {
 
 enum class DecayOf : int32_t { token, key, value };
 
+/// Which computed operands of 16-bit products are sums of several numbers, so that only fp32 sums round: none; those of
+/// the state, when it is a result; all, when differences of results are wanted. Not with decay per channel.
+enum class Rounding : int32_t { operands, not_state, none };
+
 struct ScanParams {
   // Without a value every token's is (1, 0 …). Queries and keys may have one more channel, `extra`: numbers of the
   // tokens, 1 where they are null.
-  Operand query, key, value, decay;
+  Operand query, key, value;
+  View decay;
   const float *query_factor, *key_factor, *query_extra, *key_extra;  // [H][rows]; null: 1
   const float* denominator;                                          // [H][rows]: what, plus epsilon, divides out
   float query_scale, key_scale, epsilon;
@@ -49,7 +54,9 @@ struct ScanParams {
   DecayOf decay_of;
   bool extra, shifted;                  // shifted: a step decays by the entry of the one before, the first not at all
   bool global;                          // every query sees the final state
-  bool outputs, segments, wide_out, out_f32;  // segments: a block walks one, else all
+  bool outputs, segments, wide_out;     // segments: a block walks one, else all
+  DType out_type;
+  Rounding rounding;
 
   SACCADE_FN int32_t state_rows() const { return dim + extra; }
   SACCADE_FN int32_t lambdas() const { return decay_of == DecayOf::token ? 1 : decay_of == DecayOf::key ? dim : columns; }

@@ -1,6 +1,6 @@
 #pragma once
 #include "cuda/ptx/special.cuh"
-#include "cuda/sm80/linear/gradient.cuh"
+#include "cuda/sm80/linear/rows.cuh"
 #include "cuda/sm80/linear/step.h"
 
 // Every element of the state is read and written once, so memory sets the pace: a block has 32 columns of a head, a

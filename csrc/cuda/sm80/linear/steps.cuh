@@ -6,10 +6,10 @@
 // Where steps lie.
 namespace saccade::cuda {
 
-constexpr float kLowest = -1024;  // e^−∞ and 2^−1024 are both 0, but differences of the latter are numbers
+constexpr float kLowest = -700;  // e^−∞ and e^−700 are both 0, but differences of the latter are numbers
 
 /// What a block walks: steps [begin, end) of one sequence.
-struct Steps {
+struct alignas(16) Steps {
   int32_t batch = -1, count = 0, begin = 0, end = 0;
   int64_t first = 0, place = 0;
 
@@ -41,18 +41,16 @@ struct Steps {
     return h * p.rows + (p.packed ? 0 : batch * p.tokens) + row(p, step);
   }
 
-  /// Binary logarithm of step's decay, of channel c.
+  /// Log decay of a step, of channel c.
   __device__ float decay(const ScanParams& p, int32_t h, int32_t step, int32_t c) const {
-    if (!p.decay.rows || (step -= p.shifted) < 0) return 0;
-    const float g = *(at<const float>(p, p.decay.rows, h / p.decay.group, step) + c * p.decay.rows.column) *
-                    static_cast<float>(math::kLog2e);
+    if (!p.decay || (step -= p.shifted) < 0) return 0;
+    const float g = at<const float>(p, p.decay, h, step)[c * p.decay.column];
     return g < kLowest ? kLowest : g;
   }
   /// What the final state still lacks where decays are shifted.
   __device__ float last_decay(const ScanParams& p, int32_t h, int32_t row, int32_t column) const {
-    if (!p.shifted || !p.decay.rows || count == 0) return 1;
-    const int32_t c = p.decay_of == DecayOf::token ? 0 : p.decay_of == DecayOf::key ? row : column;
-    return math::exp2_bounded(decay(p, h, count, c));
+    if (!p.shifted || !p.decay || count == 0) return 1;
+    return expf(decay(p, h, count, p.decay_of == DecayOf::token ? 0 : p.decay_of == DecayOf::key ? row : column));
   }
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 #include "cuda/attention/sequence.cuh"
-#include "cuda/sm80/linear/gradient.h"
+#include "cuda/sm80/linear/rows.h"
+#include "math/operand/float.h"
 
 // Memory sets the pace of all of these: a thread or a warp per element or row.
 namespace saccade::cuda {
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kRowThreads) normalize_kernel(const __grid_con
   if (p.product) p.product[h * p.rows + x] = f * -sum;
 }
 
-template <class T>
+template <class From, class To>
 __global__ void __launch_bounds__(kRowThreads) sum_kernel(const __grid_constant__ SumParams p) {
   const int64_t element = blockIdx.x * static_cast<int64_t>(kRowThreads) + threadIdx.x;
   if (element >= p.rows * p.width) return;
@@ -53,8 +54,9 @@ __global__ void __launch_bounds__(kRowThreads) sum_kernel(const __grid_constant_
   const int64_t c = element % p.width;
   const int32_t h = blockIdx.y;
   float sum = 0;
-  for (int32_t g = 0; g < p.group; ++g) sum += row.at<const float>(p.from, h * p.group + g)[c * p.from.column];
-  row.at<typename T::Storage>(p.to, h)[c * p.to.column] = T::store(sum);
+  for (int32_t g = 0; g < p.group; ++g)
+    sum += From::load(row.at<const typename From::Storage>(p.from, h * p.group + g)[c * p.from.column]);
+  row.at<typename To::Storage>(p.to, h)[c * p.to.column] = To::store(sum);
 }
 
 /// q·dq − k·dk of one channel.
@@ -138,19 +140,27 @@ __global__ void __launch_bounds__(kDecayThreads) decay_kernel(const __grid_const
 }
 
 template <class T>
-void Gradient<T>::normalize(Queue& queue, const NormalizeParams& p) {
+void RowKernels<T>::normalize(Queue& queue, const NormalizeParams& p) {
   const dim3 grid(static_cast<unsigned>((p.rows + kRowThreads / 32 - 1) / (kRowThreads / 32)), p.heads);
   queue.launch<NormalizeParams>(normalize_kernel<T>, grid, kRowThreads, 0, p);
 }
 
-template <class T>
-void Gradient<T>::sum(Queue& queue, const SumParams& p) {
+template <class From, class To>
+void launch_sum(Queue& queue, const SumParams& p) {
   const dim3 grid(static_cast<unsigned>((p.rows * p.width + kRowThreads - 1) / kRowThreads), p.heads / p.group);
-  queue.launch<SumParams>(sum_kernel<T>, grid, kRowThreads, 0, p);
+  queue.launch<SumParams>(sum_kernel<From, To>, grid, kRowThreads, 0, p);
+}
+template <class T>
+void RowKernels<T>::sum(Queue& queue, const SumParams& p) {
+  launch_sum<math::F32, T>(queue, p);
+}
+template <class T>
+void RowKernels<T>::widen(Queue& queue, const SumParams& p) {
+  launch_sum<T, math::F32>(queue, p);
 }
 
 template <class T>
-void Gradient<T>::decay(Queue& queue, const DecayParams& p) {
+void RowKernels<T>::decay(Queue& queue, const DecayParams& p) {
   if (p.dots) {
     const dim3 grid(static_cast<unsigned>((p.rows + kRowThreads / 32 - 1) / (kRowThreads / 32)), p.heads);
     queue.launch<DecayParams>(dot_kernel<T>, grid, kRowThreads, 0, p);

@@ -1,7 +1,7 @@
 #pragma once
 #include "cuda/sm80/linear/scan.h"
 
-// What the backward needs beside its scans.
+// What is done to rows beside the scans.
 namespace saccade::cuda {
 
 /// Sizes and order of the tokens, as in ScanParams; per-row arrays are [H][rows].
@@ -20,9 +20,9 @@ struct NormalizeParams : RowParams {
   float epsilon;
 };
 
-/// to (B, H/group, N, width) = the sum of the heads that share one of its heads, in ascending order.
+/// to (B, H/group, N, width) = the sum of the heads that share one of its heads, in ascending order. One side is fp32.
 struct SumParams : RowParams {
-  View from, to;  // `from` fp32, of every head
+  View from, to;
   int32_t group, width;
 };
 
@@ -36,9 +36,10 @@ struct DecayParams : RowParams {
 };
 
 template <class T>
-struct Gradient {
+struct RowKernels {
   static void normalize(Queue&, const NormalizeParams&);
-  static void sum(Queue&, const SumParams&);
+  static void sum(Queue&, const SumParams&);    // from fp32
+  static void widen(Queue&, const SumParams&);  // to fp32
   static void decay(Queue&, const DecayParams&);
 };
 
