@@ -27,6 +27,8 @@ std::string tiled_refusal(const Problem& p) {
   for (const TensorView* t : {&p.query, &p.value})
     if (const int64_t d = t->shape[t->rank - 1]; d > cpu::kMaxHeadDim)
       return "head_dim up to " + std::to_string(cpu::kMaxHeadDim) + ", got " + std::to_string(d);
+  if constexpr (requires { p.feature; })
+    if (p.feature != LinearFeature::none) return "no features";
   return "";
 }
 

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <iterator>
 
 #include "ops/arguments.h"
 #include "ops/check.h"
@@ -87,11 +88,13 @@ class LinearChecker : Arguments {
     if (g) full(g);
   }
 
-  void state(const char* arg, const TensorView& t, bool normalize, bool written) const {
+  template <class Problem>
+  void state(const char* arg, const TensorView& t, const Problem& p, bool written) const {
     sane(arg, t);
     dtype(arg, t, statistic(), "for states");
-    shape(arg, t, {{batch, "B"}, {heads, "H"}, {dim, "D"}, {value_dim + normalize, "Dv"}},
-          to_match("query", q_) + " and value " + shape_text(v_), "a state has a row per key channel");
+    shape(arg, t, {{batch, "B"}, {heads, "H"}, {state_rows(p.feature, dim), "D"}, {value_dim + p.normalize, "Dv"}},
+          to_match("query", q_) + " and value " + shape_text(v_),
+          "a state has a row per channel or feature of the key");
     if (written) writable(arg, t);
   }
 
@@ -109,6 +112,18 @@ class LinearChecker : Arguments {
   void input_gradient(const char* arg, const TensorView& t, const char* of, const TensorView& like) const {
     gradient(arg, t, of, like);
   }
+
+  void feature(LinearFeature f, const TensorView& log_decay) const {
+    if (size_t(f) >= std::size(kLinearFeatureNames))
+      fail("feature", "number " + std::to_string(int(f)), "one of LinearFeature's", "set none or taylor2");
+    if (f != LinearFeature::none && log_decay)
+      fail("feature", std::string(kLinearFeatureNames[size_t(f)]) + " with log_decay", "one of them",
+           "drop the decay: features do not decay");
+    if (f != LinearFeature::none && dim > kMaxFeatureDim)
+      fail("feature", "a head dim of " + std::to_string(dim), "at most " + std::to_string(kMaxFeatureDim),
+           "features grow with its square; project query and key to fewer channels");
+  }
+  static constexpr int64_t kMaxFeatureDim = 1024;  // what 64-bit sizes of states hold with room to spare
 
   void forms(const LinearProblem& p) const {
     if (p.global && p.log_decay)
@@ -152,8 +167,9 @@ LinearChecker inputs(const char* op, LinearProblem& p, TensorView* dlog_decay) {
   c.operands(p.cu_seqlens);
   c.numbers(p.scale, p.normalize, p.epsilon);
   c.forms(p);
+  c.feature(p.feature, p.log_decay);
   c.log_decay(p.log_decay, dlog_decay);
-  if (p.initial_state) c.state("initial_state", p.initial_state, p.normalize, false);
+  if (p.initial_state) c.state("initial_state", p.initial_state, p, false);
   return c;
 }
 
@@ -165,6 +181,7 @@ std::string text(const Problem& p) {
   std::string s = "query " + shape_text(p.query) + " " + dtype_name(p.query.dtype) + " on " + device_text(p.query) +
                   tensor("key", p.key) + tensor("value", p.value) + tensor("log_decay", p.log_decay) + ", scale " +
                   number(p.scale);
+  if (p.feature != LinearFeature::none) s += std::string(", feature ") + kLinearFeatureNames[size_t(p.feature)];
   return p.normalize ? s + ", normalize" : s;
 }
 
@@ -173,7 +190,7 @@ std::string text(const Problem& p) {
 LinearForward check(LinearForward p) {
   const LinearChecker c = inputs("linear_attention", p, nullptr);
   c.output("out", p.out, true);
-  if (p.final_state) c.state("final_state", p.final_state, p.normalize, true);
+  if (p.final_state) c.state("final_state", p.final_state, p, true);
   return p;
 }
 
@@ -181,14 +198,14 @@ LinearBackward check(LinearBackward p) {
   const LinearChecker c = inputs("linear_attention_backward", p, &p.dlog_decay);
   c.output("dout", p.dout, false);
   if (p.normalize) c.output("out", p.out, false);
-  if (p.dfinal_state) c.state("dfinal_state", p.dfinal_state, p.normalize, false);
+  if (p.dfinal_state) c.state("dfinal_state", p.dfinal_state, p, false);
   c.input_gradient("dquery", p.dquery, "query", p.query);
   c.input_gradient("dkey", p.dkey, "key", p.key);
   c.input_gradient("dvalue", p.dvalue, "value", p.value);
   if (p.dinitial_state) {
     if (!p.initial_state)
       c.refuse("dinitial_state", "a tensor without initial_state", "none", "drop it, or pass initial_state");
-    c.state("dinitial_state", p.dinitial_state, p.normalize, true);
+    c.state("dinitial_state", p.dinitial_state, p, true);
   }
   return p;
 }
@@ -197,8 +214,9 @@ LinearStep check(LinearStep p) {
   LinearChecker c("linear_attention_step", p.query, p.key, p.value, true);
   c.operands({});
   c.numbers(p.scale, p.normalize, p.epsilon);
+  c.feature(p.feature, p.log_decay);
   c.log_decay(p.log_decay, nullptr);
-  c.state("state", p.state, p.normalize, true);
+  c.state("state", p.state, p, true);
   c.output("out", p.out, true);
   return p;
 }

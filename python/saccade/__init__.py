@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import importlib
 
-from saccade import kernels
+from saccade import kernels, linear
 from saccade.attention import Gradients, attention, attention_backward, sdpa, sigmoid_attention, softmax_attention
 from saccade.kernels import info
+from saccade.linear import (
+    LinearGradients,
+    lightning_attention,
+    linear_attention,
+    linear_attention_backward,
+    linear_attention_step,
+)
 
 __all__ = [
     "Gradients",
+    "LinearGradients",
     "attention",
     "attention_backward",
     "info",
     "kernels",
+    "lightning_attention",
+    "linear",
+    "linear_attention",
+    "linear_attention_backward",
+    "linear_attention_step",
     "sdpa",
     "sigmoid_attention",
     "softmax_attention",

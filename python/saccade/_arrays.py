@@ -22,10 +22,11 @@ def prepare(fn: str, tensors: tuple) -> tuple:
     """Casts parameters as the torch side does: to float32, or float64 beside a float64 query."""
     q, k, v, bias, *parameters, cu_q, cu_k = tensors
     wanted = "float64" if str(getattr(q, "dtype", "")) == "float64" else "float32"
-    parameters = [
-        p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p for p in parameters
-    ]
-    return (q, k, v, bias, *parameters, cu_q, cu_k)
+    return (q, k, v, bias, *(_cast(p, wanted) for p in parameters), cu_q, cu_k)
+
+
+def _cast(p: Any, wanted: str) -> Any:
+    return p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p
 
 
 def attention(tensors: tuple, scalars: tuple) -> tuple:

@@ -136,8 +136,8 @@ torch.library.register_autograd("saccade::attention", _backward, setup_context=_
 
 def _no_double_backward(ctx: Any, *_: Any) -> tuple:
     raise RuntimeError(
-        "saccade: attention_backward: double backward is not supported; drop create_graph=True, "
-        "or use torch.nn.functional.scaled_dot_product_attention with its math backend for this term"
+        "saccade: double backward is not supported; drop create_graph=True, or write this term in torch's own "
+        "operations (torch.nn.functional.scaled_dot_product_attention with its math backend has one)"
     )
 
 

@@ -6,41 +6,12 @@
 
 #include "bindings/problem.h"
 #include "bindings/torch/context.h"
+#include "bindings/torch/stack.h"
 #include "bindings/torch/view.h"
 #include "saccade/attention.h"
 
 namespace saccade::bindings {
 namespace {
-
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-
-/// Takes a boxed call's arguments off its stack in schema order. All are taken before any is looked at: each owns
-/// memory.
-class Stack {
- public:
-  explicit Stack(StableIValue* next) : next_(next) {}
-  template <class T>
-  T take() {
-    return to<T>(*next_++);
-  }
-
- private:
-  StableIValue* next_;
-};
-
-// torch 2.10 … 2.13: to<std::string> leaks the copy it makes on every call.
-template <>
-std::string Stack::take<std::string>() {
-  const auto handle = to<StringHandle>(*next_++);
-  const char* data;
-  size_t length;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-  std::string text(data, length);
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
-  return text;
-}
 
 struct AttentionArguments {
   std::array<std::optional<Tensor>, kOperandNames.size()> tensors;
@@ -63,12 +34,6 @@ struct AttentionArguments {
 
 /// Is a CUDA kernel forced (on host tensors perhaps)?
 bool device_kernel(const Context& context) { return context.kernel.starts_with("cuda."); }
-
-std::string lines(const std::vector<Candidate>& candidates) {
-  std::string text;
-  for (const Candidate& c : candidates) text += c.name + '\t' + c.reason + '\t' + (c.chosen ? "1" : "0") + '\n';
-  return text;
-}
 
 }  // namespace
 

@@ -7,7 +7,7 @@
 #include "cpu/reference/access.h"
 
 // The recurrence itself, token by token. With `normalize` every value has one more component, 1, and the state one more
-// column.
+// column. With a feature, keys and queries are what it makes of them: rows of the state.
 namespace saccade {
 namespace {
 
@@ -24,7 +24,7 @@ int64_t rows(const LinearProblem& p) { return packed(p) ? p.query.shape[0] : p.q
 /// One head of one sequence.
 struct Scan {
   const LinearProblem& p;
-  int64_t b, h, heads, start, count, dim, columns;
+  int64_t b, h, heads, start, count, dim, rows, columns;  // dim: of the key; rows: of the state
 
   Scan(const LinearProblem& p, int64_t unit)
       : p(p),
@@ -32,6 +32,7 @@ struct Scan {
         h(unit % saccade::heads(p)),
         heads(saccade::heads(p)),
         dim(key_dim(p)),
+        rows(state_rows(p.feature, dim)),
         columns(saccade::columns(p)) {
     const auto entry = [&](int64_t i) {
       return int64_t{static_cast<const int32_t*>(p.cu_seqlens.data)[i * p.cu_seqlens.stride[0]]};
@@ -53,8 +54,37 @@ struct Scan {
   double element(const TensorView& t, int64_t s, int64_t c) const {
     return load(t, at(t, s) + c * t.stride[t.rank - 1]);
   }
-  double query(int64_t s, int64_t c) const { return element(p.query, s, c); }
-  double key(int64_t s, int64_t c) const { return element(p.key, s, c); }
+  /// Component c of the key in the state, as query and key of the recurrence have it.
+  double key(int64_t s, int64_t c) const {
+    const Factors f = factors(c);
+    return (f.m < 0 ? 1 : element(p.key, s, f.m)) * (f.n < 0 ? 1 : element(p.key, s, f.n));
+  }
+  double query(int64_t s, int64_t c) const {
+    const Factors f = factors(c);
+    return weight(f) * (f.m < 0 ? 1 : element(p.query, s, f.m)) * (f.n < 0 ? 1 : element(p.query, s, f.n));
+  }
+  /// The channels whose product is component c; −1: none.
+  struct Factors {
+    int64_t m, n;
+  };
+  Factors factors(int64_t c) const {
+    if (p.feature == LinearFeature::none) return {c, -1};
+    if (c <= dim) return {c - 1, -1};
+    int64_t m = 0;
+    for (c -= dim + 1; c >= dim - m; ++m) c -= dim - m;
+    return {m, m + c};
+  }
+  /// scale to the power of the order, and ½ for a square.
+  double weight(Factors f) const {
+    if (f.n >= 0) return p.scale * p.scale * (f.m == f.n ? 0.5 : 1);
+    return p.feature == LinearFeature::none || f.m >= 0 ? p.scale : 1;
+  }
+  /// Adds to `to`, the gradient of a row of `of`, what d, that of its component c, is worth.
+  void add_component(double* to, const TensorView& of, int64_t s, int64_t c, double d) const {
+    const Factors f = factors(c);
+    if (f.m >= 0) to[f.m] += d * (f.n < 0 ? 1 : element(of, s, f.n));
+    if (f.n >= 0) to[f.n] += d * element(of, s, f.m);
+  }
   double value(int64_t s, int64_t e) const { return e < value_dim(p) ? element(p.value, s, e) : 1.0; }
   double decay(int64_t s, int64_t c) const { return p.log_decay ? std::exp(element(p.log_decay, s, c)) : 1.0; }
 
@@ -62,17 +92,17 @@ struct Scan {
     return load(t, b * t.stride[0] + h * t.stride[1] + c * t.stride[2] + e * t.stride[3]);
   }
   void read_state(const TensorView& t, double* state) const {
-    for (int64_t c = 0; c < dim; ++c)
+    for (int64_t c = 0; c < rows; ++c)
       for (int64_t e = 0; e < columns; ++e) state[c * columns + e] = t ? state_element(t, c, e) : 0;
   }
   void write_state(const TensorView& t, const double* state) const {
-    for (int64_t c = 0; c < dim; ++c)
+    for (int64_t c = 0; c < rows; ++c)
       for (int64_t e = 0; e < columns; ++e)
         store(t, b * t.stride[0] + h * t.stride[1] + c * t.stride[2] + e * t.stride[3], state[c * columns + e]);
   }
 
   void advance(double* state, int64_t s) const {
-    for (int64_t c = 0; c < dim; ++c) {
+    for (int64_t c = 0; c < rows; ++c) {
       const double f = decay(s, c), k = key(s, c);
       for (int64_t e = 0; e < columns; ++e) state[c * columns + e] = f * state[c * columns + e] + k * value(s, e);
     }
@@ -80,8 +110,8 @@ struct Scan {
   /// scale·q·S, column by column.
   double read(const double* state, int64_t s, int64_t e) const {
     double sum = 0;
-    for (int64_t c = 0; c < dim; ++c) sum += query(s, c) * state[c * columns + e];
-    return p.scale * sum;
+    for (int64_t c = 0; c < rows; ++c) sum += query(s, c) * state[c * columns + e];
+    return sum;
   }
   /// f(s) for every step with `state` as that step's query sees it; leaves the final state.
   template <class F>
@@ -103,7 +133,7 @@ void each_unit(const LinearProblem& p, const Context& context, void* workspace, 
   });
 }
 
-int64_t state_doubles(const LinearProblem& p) { return key_dim(p) * columns(p); }
+int64_t state_doubles(const LinearProblem& p) { return state_rows(p.feature, key_dim(p)) * columns(p); }
 int64_t slots_of(const LinearProblem& p, int threads) { return std::min<int64_t>(threads, batch(p) * heads(p)); }
 
 int64_t forward_bytes(const LinearForward& p, int threads) { return slots_of(p, threads) * state_doubles(p) * 8; }
@@ -150,28 +180,28 @@ double column_gradient(const LinearBackward& p, const Scan& scan, int64_t s, int
 }
 
 void scan_gradients(const LinearBackward& p, const Scan& scan, const Rows& rows, double* scratch) {
-  const int64_t dim = scan.dim, columns = scan.columns, dv = value_dim(p);
-  double *state = scratch, *dstate = state + dim * columns, *later = dstate + dim * columns,
-         *den = later + dim * columns;
+  const int64_t dim = scan.dim, size = state_doubles(p), columns = scan.columns, dv = value_dim(p);
+  double *state = scratch, *dstate = state + size, *later = dstate + size, *den = later + size;
   scan.walk(state, [&](int64_t s) {
     den[s] = p.normalize ? scan.read(state, s, dv) + p.epsilon : 1;
     double* dq = rows.at(rows.query, scan, s, dim);
-    for (int64_t c = 0; c < dim; ++c) {
-      dq[c] = 0;
-      for (int64_t e = 0; e < columns; ++e)
-        dq[c] += p.scale * state[c * columns + e] * column_gradient(p, scan, s, e, den[s]);
+    std::fill_n(dq, dim, 0.0);
+    for (int64_t c = 0; c < scan.rows; ++c) {
+      double d = 0;
+      for (int64_t e = 0; e < columns; ++e) d += state[c * columns + e] * column_gradient(p, scan, s, e, den[s]);
+      scan.add_component(dq, p.query, s, c, d * scan.weight(scan.factors(c)));
     }
   });
   // From the last step to the first: ∂L/∂S, to which every later query and the final state contribute.
   scan.read_state(p.dfinal_state, dstate);
   const auto add_query = [&](int64_t s) {
     for (int64_t e = 0; e < columns; ++e) {
-      const double d = p.scale * column_gradient(p, scan, s, e, den[s]);
-      for (int64_t c = 0; c < dim; ++c) dstate[c * columns + e] += scan.query(s, c) * d;
+      const double d = column_gradient(p, scan, s, e, den[s]);
+      for (int64_t c = 0; c < scan.rows; ++c) dstate[c * columns + e] += scan.query(s, c) * d;
     }
   };
   for (int64_t s = 0; p.global && s < scan.count; ++s) add_query(s);
-  // dg_t = Σ_{r ≥ t} (q_r·dq_r − k_r·dk_r) + S_T·dS_T, channel by channel.
+  // dg_t = Σ_{r ≥ t} (q_r·dq_r − k_r·dk_r) + S_T·dS_T, channel by channel. Features have no decay.
   for (int64_t c = 0; c < dim; ++c) {
     later[c] = 0;
     for (int64_t e = 0; p.dfinal_state && e < columns; ++e)
@@ -183,16 +213,20 @@ void scan_gradients(const LinearBackward& p, const Scan& scan, const Rows& rows,
     double* dvalue = rows.at(rows.value, scan, s, dv);
     const double* dq = rows.at(rows.query, scan, s, dim);
     std::fill_n(dvalue, dv, 0.0);
-    for (int64_t c = 0; c < dim; ++c) {
-      dk[c] = 0;
+    std::fill_n(dk, dim, 0.0);
+    for (int64_t c = 0; c < scan.rows; ++c) {
+      double d = 0;
       for (int64_t e = 0; e < columns; ++e) {
-        dk[c] += dstate[c * columns + e] * scan.value(s, e);
+        d += dstate[c * columns + e] * scan.value(s, e);
         if (e < dv) dvalue[e] += scan.key(s, c) * dstate[c * columns + e];
       }
-      dg[c] = later[c] += scan.query(s, c) * dq[c] - scan.key(s, c) * dk[c];
+      scan.add_component(dk, p.key, s, c, d);
+      if (!p.log_decay) continue;
       const double f = scan.decay(s, c);
       for (int64_t e = 0; e < columns; ++e) dstate[c * columns + e] *= f;
     }
+    for (int64_t c = 0; c < dim; ++c)
+      dg[c] = later[c] += scan.element(p.query, s, c) * dq[c] - scan.element(p.key, s, c) * dk[c];
   }
   if (p.dinitial_state) scan.write_state(p.dinitial_state, dstate);
 }
@@ -261,7 +295,7 @@ LinearForward as_forward(const LinearStep& p) {
   f.query = with_token(p.query), f.key = with_token(p.key), f.value = with_token(p.value);
   f.log_decay = with_token(p.log_decay), f.out = with_token(p.out);
   f.initial_state = f.final_state = p.state;
-  f.scale = p.scale, f.normalize = p.normalize, f.epsilon = p.epsilon;
+  f.scale = p.scale, f.normalize = p.normalize, f.epsilon = p.epsilon, f.feature = p.feature;
   return f;
 }
 
