@@ -18,7 +18,7 @@ _HOME = {
     "FlowAttention": "flow",
     "GatedConv": "based",
     "InLineAttention": "inline",
-    "LocalResidual": "inline",
+    "LocalResidual": "local_residual",
     "RCMHA": "rcmha",
     "RandomFeatureAttention": "random_features",
     "SelectiveAttention": "temperature",

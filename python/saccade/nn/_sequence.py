@@ -71,13 +71,14 @@ class Clock(NamedTuple):
         if self.real is not None:
             v, decay = v * self.real[..., None], decay * self.real
         decay = decay.expand(-1, heads, *self.t.shape[2:])
-        if self.one:
-            if state is None:
-                state = v.new_zeros(q.shape[0], heads, q.shape[-1], v.shape[-1])
-            return saccade.linear_attention_step(q, k, v, state, log_decay=decay), state
-        return saccade.linear_attention(
-            q, k, v, log_decay=decay, initial_state=state, return_state=True, cu_seqlens=self.cu_seqlens
-        )
+        with torch.autocast(q.device.type, enabled=False):  # 1 / t in bfloat16 would bias every mean
+            if self.one:
+                if state is None:
+                    state = v.new_zeros(q.shape[0], heads, q.shape[-1], v.shape[-1])
+                return saccade.linear_attention_step(q, k, v, state, log_decay=decay), state
+            return saccade.linear_attention(
+                q, k, v, log_decay=decay, initial_state=state, return_state=True, cu_seqlens=self.cu_seqlens
+            )
 
     def last(self, x: Tensor, otherwise: Tensor) -> Tensor:
         """(B, H, ...) of x (B, H, N, ...) or packed (T, H, ...) at the last token; `otherwise` without tokens."""

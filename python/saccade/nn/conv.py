@@ -95,7 +95,7 @@ class ShortConv(nn.Module):
                 f"ShortConv: heads: got {heads}, wanted a divisor of {channels} channels; every head has as many"
             )
         bound = kernel**-0.5  # nn.Conv1d's
-        self.silu = silu
+        self.silu, self.before = silu, kernel - 1
         self.weight = nn.Parameter(torch.empty(channels // heads, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(channels // heads).uniform_(-bound, bound)) if bias else None
 

@@ -65,10 +65,11 @@ def flow_attention(
         conserved_out = conserved_out.clamp(-clamp, clamp)
     e = torch.exp(conserved_out - _peak(conserved_out.detach(), cu_seqlens)) * real_k  # the peak is of a real token
     v = m * e / total(e).clamp(min=1) * v
-    if cu_seqlens is None and q.shape[2] != k.shape[2]:
-        y = (q / incoming) @ (k.transpose(-1, -2) @ v)
-    else:
-        y = saccade.linear_attention(q / incoming, k, v, causal=False, cu_seqlens=cu_seqlens)
+    with torch.autocast(q.device.type, enabled=False):  # q / incoming is of the order of 1 / m
+        if cu_seqlens is None and q.shape[2] != k.shape[2]:
+            y = (q / incoming) @ (k.transpose(-1, -2) @ v)
+        else:
+            y = saccade.linear_attention(q / incoming, k, v, causal=False, cu_seqlens=cu_seqlens)
     return (torch.sigmoid(conserved_in * n / m) * y).to(dtype)
 
 
@@ -90,7 +91,7 @@ def _peak(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         return x.amax(2, keepdim=True) if x.shape[2] else x.sum(2, keepdim=True)
     sequence = sequence_of(cu_seqlens, x.shape[0])
     peaks = x.new_full((cu_seqlens.shape[0] - 1, *x.shape[1:]), float("-inf"))
-    return peaks.index_reduce(0, sequence, x, "amax")[sequence]
+    return peaks.scatter_reduce(0, sequence[:, None, None].expand(x.shape), x, "amax")[sequence]
 
 
 class FlowAttention(nn.Module):

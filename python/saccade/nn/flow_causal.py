@@ -56,8 +56,9 @@ def causal_flow_attention(
 
 
 @torch.no_grad()
-def causal_flow_attention_step(q: Tensor, k: Tensor, v: Tensor, state: FlowState | None, *,
-                               clamp: float | None = 1.0, epsilon: float = 1e-6) -> tuple[Tensor, FlowState]:  # fmt: skip
+def causal_flow_attention_step(
+    q: Tensor, k: Tensor, v: Tensor, state: FlowState | None, *, clamp: float | None = 1.0, epsilon: float = 1e-6
+) -> tuple[Tensor, FlowState]:
     """One token: q (B, H, D), k (B, Hk, D), v (B, Hk, Dv) -> out (B, H, Dv) and the state, its tensors overwritten."""
     return _flow(q, k, v, state, clock(q, None if state is None else state.count, one=True), clamp, epsilon)
 
