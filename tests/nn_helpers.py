@@ -30,9 +30,7 @@ def results(fn: Callable[..., Tensor], module: nn.Module, tensors: tuple[Tensor,
     grads = torch.autograd.grad(
         (out * inputs(*out.shape, seed=99).to(out.dtype)).sum(), list(wanted.values()), allow_unused=True
     )
-    named = {
-        name: torch.zeros_like(t) if g is None else g for (name, t), g in zip(wanted.items(), grads, strict=True)
-    }
+    named = {name: torch.zeros_like(t) if g is None else g for (name, t), g in zip(wanted.items(), grads, strict=True)}
     return {"out": out.detach()} | named
 
 
@@ -42,12 +40,19 @@ def close(got: Tensor, want: Tensor, tol: float = 1e-10, what: str = "") -> None
     assert worst <= tol * (1 + want.abs().max().item() if want.numel() else 1), f"{what}: {worst}"
 
 
-def agree(module: nn.Module, oracle: Callable[..., Tensor], *tensors: Tensor, call: Callable | None = None) -> None:
-    """`call(module, *tensors)` is `oracle(module, *tensors)`, with gradients: in float64 exactly, in float32 nearly."""
+def agree(
+    module: nn.Module,
+    oracle: Callable[..., Tensor],
+    *tensors: Tensor,
+    call: Callable | None = None,
+    single: bool = True,
+) -> None:
+    """`call(module, *tensors)` is `oracle(module, *tensors)`, with gradients: in float64 exactly, in float32 (unless
+    not `single`) nearly."""
     call = call or (lambda m, *t: m(*t))
     exact = copy.deepcopy(module).double()
     want = results(lambda *t: oracle(exact, *t), exact, tensors)
-    for dtype, tol in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+    for dtype, tol in ((torch.float64, 1e-10), (torch.float32, 1e-4))[: 1 + single]:
         m = copy.deepcopy(module).to(dtype)
         cast = tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
         for name, x in results(lambda *t, m=m: call(m, *t), m, cast).items():

@@ -12,7 +12,6 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from nn_helpers import close, inputs, offsets, stirred
-
 from saccade import nn
 
 MODULES = {
@@ -45,7 +44,9 @@ def made(name: str) -> torch.nn.Module:
 
 
 def test_importing_it_imports_no_torch():
-    code = "import sys, saccade, saccade.nn; dir(saccade.nn); assert 'torch' not in sys.modules; saccade.nn.FlowAttention"
+    code = (
+        "import sys, saccade, saccade.nn; dir(saccade.nn); assert 'torch' not in sys.modules; saccade.nn.FlowAttention"
+    )
     subprocess.run([sys.executable, "-c", code + "; assert 'torch' in sys.modules"], check=True)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = nn.Nothing
@@ -103,7 +104,9 @@ def test_packed_is_a_loop_over_sequences(name, lengths):
     close(got, torch.cat(parts))
     cotangent = inputs(*got.shape, seed=4)
     wanted = (x, *module.parameters())
-    for a, b in zip(*(torch.autograd.grad((y * cotangent).sum(), wanted) for y in (got, torch.cat(parts))), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((y * cotangent).sum(), wanted) for y in (got, torch.cat(parts))), strict=True
+    ):
         close(a, b)
 
 
