@@ -158,6 +158,22 @@ def test_compiles_in_one_graph(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_meta_tensors(name):
+    out = MODULES[name]().to("meta")(torch.empty(2, 5, 16, device="meta"))
+    assert out.shape[:2] == (2, 5) and out.is_meta
+
+
+@pytest.mark.parametrize("name", ["flow", "inline", "transnormer", "shortconv"])
+def test_packed_calls_with_states_compile(name):
+    """No graph break, hence no look at the offsets from the host."""
+    module, x, cu = made(name), inputs(9, 16), offsets((3, 0, 5, 1))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    _, state = compiled(x, cu_seqlens=cu, return_state=True)
+    close(compiled(x, cu_seqlens=cu, initial_state=state), module(x, cu_seqlens=cu, initial_state=state))
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_modules_are_data(name):
     module, x = made(name), inputs(1, 5, 16)
     close(pickle.loads(pickle.dumps(module))(x), module(x), 0)
@@ -171,3 +187,20 @@ def test_what_has_no_order_refuses_states(name):
     module = made(name)
     with pytest.raises(ValueError, match="causal=True"):
         module.step(inputs(1, 16))
+
+
+def test_heads_divide():
+    for module in (
+        nn.FlowAttention,
+        nn.InLineAttention,
+        nn.BasedAttention,
+        nn.SelectiveAttention,
+        nn.RCMHA,
+        nn.TransNormer,
+    ):
+        with pytest.raises(ValueError, match=f"{module.__name__}: heads: got 5, wanted a divisor of the width 16"):
+            module(16, 5)
+    with pytest.raises(ValueError, match="FlowAttention: kv_heads: got 3, wanted a divisor of 4 heads"):
+        nn.FlowAttention(16, 4, kv_heads=3)
+    with pytest.raises(ValueError, match=r"causal_conv1d: weight: got shape \(5, 3\), wanted \(16, Kw\)"):
+        nn.causal_conv1d(inputs(1, 4, 16), inputs(5, 3))

@@ -77,6 +77,21 @@ def test_flow_padding_is_absence(causal):
     assert grad.isfinite().all() and not grad[~mask].any()
 
 
+def test_flow_goes_on_after_padding():
+    """Prompts of different lengths in one batch, then steps."""
+    module, x, mask = (
+        stirred(nn.FlowAttention(12, 2, causal=True)),
+        inputs(2, 9, 12),
+        torch.ones(2, 6, dtype=torch.bool),
+    )
+    mask[0, 4:] = mask[1, :3] = False
+    _, state = module(x[:, :6], mask=mask, return_state=True)
+    for t in range(6, 9):
+        out, state = module.step(x[:, t], state)
+        for b in range(2):
+            close(out[b], flow_module(module, torch.cat([x[b, :6][mask[b]], x[b, 6 : t + 1]])[None])[0, -1])
+
+
 def test_flow_of_other_keys():
     q, k, v = (torch.sigmoid(inputs(2, 3, n, 4, seed=n)) for n in (7, 5, 6))
     k, v = k[:, :1], v[:, :1, :5]

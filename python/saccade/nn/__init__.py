@@ -3,7 +3,8 @@
 Importing this package imports no torch; using one of its names does. What the modules have in common:
 
 * `forward(x, ...)` takes x (B, N, C), or packed (T, C) with `cu_seqlens` int32 (B + 1,) where the system has it.
-* `return_state=True` adds the state after the last token; `initial_state` goes on from one. States are named tuples.
+* `return_state=True` adds the state after the last token; `initial_state` goes on from one. A state is a
+  tensor or a named tuple.
 * `step(x, state=None)` takes one token a sequence, x (B, C), and returns (out, state) without gradients: None begins
   a sequence. The state that was passed in may have been overwritten.
 """

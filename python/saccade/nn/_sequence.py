@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,22 @@ def place_of(cu_seqlens: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens[sequence_of(cu_seqlens, tokens)]
 
 
+def unrounded(x: Tensor) -> AbstractContextManager:
+    """Out of autocast, which knows no meta device."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
+def head_dim(fn: str, width: int, heads: int, kv_heads: int | None = None) -> int:
+    """Channels of a head."""
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f"{fn}: heads: got {heads}, wanted a divisor of the width {width}; every head has as many channels"
+        )
+    if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+        raise ValueError(f"{fn}: kv_heads: got {kv_heads}, wanted a divisor of {heads} heads; every one serves as many")
+    return width // heads
+
+
 def checked(fn: str, name: str, got: object, wanted: tuple) -> None:
     if got not in wanted:
         raise ValueError(f"{fn}: {name}: got {got!r}, wanted one of {', '.join(map(repr, wanted))}; pass one of them")
@@ -71,7 +88,7 @@ class Clock(NamedTuple):
         if self.real is not None:
             v, decay = v * self.real[..., None], decay * self.real
         decay = decay.expand(-1, heads, *self.t.shape[2:])
-        with torch.autocast(q.device.type, enabled=False):  # 1 / t in bfloat16 would bias every mean
+        with unrounded(q):  # 1 / t in bfloat16 would bias every mean
             if self.one:
                 if state is None:
                     state = v.new_zeros(q.shape[0], heads, q.shape[-1], v.shape[-1])

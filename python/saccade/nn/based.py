@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade
-from saccade.nn._sequence import merge, split, statistic
+from saccade.nn._sequence import head_dim, merge, split, statistic
 from saccade.nn.conv import ShortConv
 
 
@@ -28,6 +28,7 @@ class BasedAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, feature: int = 16, causal: bool = True, epsilon: float = 1e-12,
                  bias: bool = False):  # fmt: skip
         super().__init__()
+        head_dim("BasedAttention", width, heads)
         self.heads, self.causal = heads, causal
         self.options = {"feature": "taylor2", "scale": feature**-0.5, "normalize": True, "epsilon": epsilon}
         self.q, self.k = (nn.Linear(width, heads * feature, bias=bias) for _ in range(2))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, grown, merge, sequence_of, split, statistic
+from saccade.nn._sequence import checked, grown, head_dim, merge, sequence_of, split, statistic, unrounded
 from saccade.nn.flow_causal import FlowState, causal_flow_attention, causal_flow_attention_step
 
 FEATURES = {"sigmoid": torch.sigmoid, "relu": lambda x: torch.relu(x) + 1e-6}
@@ -65,7 +65,7 @@ def flow_attention(
         conserved_out = conserved_out.clamp(-clamp, clamp)
     e = torch.exp(conserved_out - _peak(conserved_out.detach(), cu_seqlens)) * real_k  # the peak is of a real token
     v = m * e / total(e).clamp(min=1) * v
-    with torch.autocast(q.device.type, enabled=False):  # q / incoming is of the order of 1 / m
+    with unrounded(q):  # q / incoming is of the order of 1 / m
         if cu_seqlens is None and q.shape[2] != k.shape[2]:
             y = (q / incoming) @ (k.transpose(-1, -2) @ v)
         else:
@@ -107,7 +107,7 @@ class FlowAttention(nn.Module):
         checked("FlowAttention", "feature", feature, tuple(FEATURES))
         self.heads, self.kv_heads, self.causal, self.clamp = heads, kv_heads or heads, causal, clamp
         self.feature = feature
-        inner = width // heads * self.kv_heads
+        inner = head_dim("FlowAttention", width, heads, kv_heads) * self.kv_heads
         self.q, self.out = nn.Linear(width, width, bias=bias), nn.Linear(width, width, bias=bias)
         self.k, self.v = nn.Linear(width, inner, bias=bias), nn.Linear(width, inner, bias=bias)
 

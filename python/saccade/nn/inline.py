@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import Clock, clock, merge, sequence_of, split, statistic
+from saccade.nn._sequence import Clock, clock, head_dim, merge, sequence_of, split, statistic
 from saccade.nn.local_residual import LocalResidual
 
 
@@ -96,6 +96,7 @@ class InLineAttention(nn.Module):
         super().__init__()
         if causal and residual:
             raise ValueError("InLineAttention: residual: got True with causal, wanted False; a grid has no order")
+        head_dim("InLineAttention", width, heads)
         self.heads, self.causal, self.scale = heads, causal, scale
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=bias), nn.Linear(width, width)
         self.residual = LocalResidual(width, heads) if residual else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, merge, split
+from saccade.nn._sequence import checked, head_dim, merge, split
 from saccade.nn.conv import ShortConv
 
 
@@ -45,7 +45,7 @@ class RCMHA(nn.Module):
         checked("RCMHA", "q_conv_state", q_conv_state, ("carry", "zeros"))
         self.heads, self.kv_heads, self.causal = heads, kv_heads or heads, causal
         self.dropout_p, self.q_conv_state = dropout_p, q_conv_state
-        dim = width // heads
+        dim = head_dim("RCMHA", width, heads, kv_heads)
         inner = dim * self.kv_heads
         self.q, self.k = nn.Linear(width, width, bias=False), nn.Linear(width, inner, bias=False)
         self.v, self.out = nn.Linear(width, inner), nn.Linear(width, width)
@@ -82,7 +82,7 @@ class RCMHA(nn.Module):
             v,
             causal=self.causal,
             dropout_p=self.dropout_p if self.training else 0.0,
-            relative_keys=keys,
+            relative_keys=keys.to(q.dtype),
             relative_bias=self.relative_bias - (keys * u).sum(-1),  # (q + u) . R has u . R too much
             cu_seqlens_q=cu_seqlens,
             cu_seqlens_k=cu_seqlens,

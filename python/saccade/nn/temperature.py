@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade
-from saccade.nn._sequence import checked, merge, place_of, sequence_of, split, statistic
+from saccade.nn._sequence import checked, head_dim, merge, place_of, sequence_of, split, statistic
 
 POSITION = {  # start value; factor of ln i
     "paper": (-4.5, torch.sigmoid),
@@ -88,7 +88,7 @@ class SelectiveAttention(nn.Module):
             raise ValueError(f"SelectiveAttention: window: got {window} without causal, wanted None; pass causal=True")
         self.heads, self.kv_heads, self.causal, self.window = heads, kv_heads or heads, causal, window
         self.limit = window + 1 if window is not None and count == "visible" else None
-        inner = width // heads * self.kv_heads
+        inner = head_dim("SelectiveAttention", width, heads, kv_heads) * self.kv_heads
         self.q, self.out = nn.Linear(width, width, bias=bias), nn.Linear(width, width, bias=bias)
         self.k, self.v = nn.Linear(width, inner, bias=bias), nn.Linear(width, inner, bias=bias)
         self.temperatures = nn.ModuleDict()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade
-from saccade.nn._sequence import checked, merge, place_of, sequence_of, split, statistic
+from saccade.nn._sequence import checked, head_dim, merge, place_of, sequence_of, split, statistic
 
 DECAYS = {
     "alibi_layer": saccade.linear.alibi_layer,
@@ -73,7 +73,7 @@ class TransNormer(nn.Module):
         if isinstance(decay, str):
             checked("TransNormer", "decay", decay, tuple(DECAYS))
             decay = DECAYS[decay](heads, layer, layers)
-        self.heads, self.scale, self.silu_value, dim = heads, scale, silu_value, width // heads
+        self.heads, self.scale, self.silu_value, dim = heads, scale, silu_value, head_dim("TransNormer", width, heads)
         self.log_decay = torch.tensor(decay, dtype=torch.float64)  # no buffer: module.bfloat16() would round it
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=bias) for _ in range(4))
         self.lrpe = LRPE(heads, dim) if lrpe else None
