@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, head_dim, merge, split
+from saccade.nn._sequence import checked, head_dim, merge, split, unrounded
 from saccade.nn.conv import ShortConv
 
 
@@ -75,15 +75,20 @@ class RCMHA(nn.Module):
         q, k, v = split(q, self.heads), split(k, self.kv_heads), split(v, self.kv_heads)
         if initial_state is not None:
             k, v = torch.cat([past.k, k], 2), torch.cat([past.v, v], 2)
-        u, keys = self.u[:, None], self.relative_keys
+        distance = self.relative_keys.shape[1] // 2
+        reach = min(distance, max(k.shape[-2 if cu_seqlens is None else 0] - 1, 0))
+        seen = slice(distance - reach, distance + reach + 1)  # no pair is farther apart
+        keys, bias = self.relative_keys[:, seen], self.relative_bias[:, seen]
+        with unrounded(x):
+            bias = bias - (keys @ self.u[..., None])[..., 0]  # q + u meets the table too
         y = saccade.softmax_attention(
-            q + (u if cu_seqlens is None else self.u).to(q.dtype),
+            q + (self.u[:, None] if cu_seqlens is None else self.u).to(q.dtype),
             k,
             v,
             causal=self.causal,
             dropout_p=self.dropout_p if self.training else 0.0,
             relative_keys=keys.to(q.dtype),
-            relative_bias=self.relative_bias - (keys * u).sum(-1),  # (q + u) . R has u . R too much
+            relative_bias=bias,
             cu_seqlens_q=cu_seqlens,
             cu_seqlens_k=cu_seqlens,
         )
