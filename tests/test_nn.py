@@ -182,7 +182,7 @@ def test_modules_are_data(name):
     close(other(x), module(x), 0)
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.endswith("-global") and not n.startswith("based")])
+@pytest.mark.parametrize("name", [n for n in MODULES if n.endswith("-global")])
 def test_what_has_no_order_refuses_states(name):
     module = made(name)
     with pytest.raises(ValueError, match="causal=True"):

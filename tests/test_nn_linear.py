@@ -92,6 +92,12 @@ def test_flow_goes_on_after_padding():
             close(out[b], flow_module(module, torch.cat([x[b, :6][mask[b]], x[b, 6 : t + 1]])[None])[0, -1])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_flow_is_padded_or_packed(causal):
+    with pytest.raises(ValueError, match="flow_attention: mask: got it with cu_seqlens"):
+        nn.FlowAttention(12, 2, causal=causal)(torch.zeros(4, 12), cu_seqlens=offsets((4,)), mask=torch.ones(1, 4) > 0)
+
+
 def test_flow_of_other_keys():
     q, k, v = (torch.sigmoid(inputs(2, 3, n, 4, seed=n)) for n in (7, 5, 6))
     k, v = k[:, :1], v[:, :1, :5]

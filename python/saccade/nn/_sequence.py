@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import saccade
 
@@ -57,6 +57,18 @@ def head_dim(fn: str, width: int, heads: int, kv_heads: int | None = None) -> in
     if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
         raise ValueError(f"{fn}: kv_heads: got {kv_heads}, wanted a divisor of {heads} heads; every one serves as many")
     return width // heads
+
+
+def ordered(module: nn.Module) -> None:
+    if not module.causal:
+        raise ValueError(
+            f"{type(module).__name__}: step: got causal=False, wanted a causal module; pass causal=True to it"
+        )
+
+
+def padded_or_packed(fn: str, mask: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    if mask is not None and cu_seqlens is not None:
+        raise ValueError(f"{fn}: mask: got it with cu_seqlens, wanted one of them; packed sequences have no padding")
 
 
 def checked(fn: str, name: str, got: object, wanted: tuple) -> None:

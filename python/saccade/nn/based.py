@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade
-from saccade.nn._sequence import head_dim, merge, split, statistic
+from saccade.nn._sequence import head_dim, merge, ordered, split, statistic
 from saccade.nn.conv import ShortConv
 
 
@@ -49,6 +49,7 @@ class BasedAttention(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        ordered(self)
         q, k, v = (split(f(x), self.heads) for f in (self.q, self.k, self.v))
         if state is None:
             d = q.shape[-1]

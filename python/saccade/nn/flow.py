@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, grown, head_dim, merge, sequence_of, split, statistic, unrounded
+from saccade.nn._sequence import (
+    checked,
+    grown,
+    head_dim,
+    merge,
+    ordered,
+    padded_or_packed,
+    sequence_of,
+    split,
+    statistic,
+    unrounded,
+)
 from saccade.nn.flow_causal import FlowState, causal_flow_attention, causal_flow_attention_step
 
 FEATURES = {"sigmoid": torch.sigmoid, "relu": lambda x: torch.relu(x) + 1e-6}
@@ -51,6 +62,7 @@ def flow_attention(
 
     Returns: out (B, H, N, Dv) or (T, H, Dv), dtype of v.
     """
+    padded_or_packed("flow_attention", key_mask if query_mask is None else query_mask, cu_seqlens)
     dtype, acc, heads = v.dtype, statistic(v.dtype), q.shape[1]
     q, k, v = q.to(acc), grown(k, heads).to(acc), grown(v, heads).to(acc)
     real_q, real_k = _real(query_mask, q), _real(key_mask, k)
@@ -132,7 +144,6 @@ class FlowAttention(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: FlowState | None = None) -> tuple[Tensor, FlowState]:
-        if not self.causal:
-            raise ValueError("FlowAttention: step: got causal=False, wanted a causal module; pass causal=True")
+        ordered(self)
         y, state = causal_flow_attention_step(*self._qkv(x), state, clamp=self.clamp)
         return self.out(merge(y)), state

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saccade.nn._sequence import Clock, clock, grown, place_of, statistic
+from saccade.nn._sequence import Clock, clock, grown, padded_or_packed, place_of, statistic
 
 NONE = -1e30  # the logarithm of no mass; finite, since -inf minus -inf is NaN
 
@@ -51,6 +51,7 @@ def causal_flow_attention(
 
     Returns: out (B, H, N, Dv) or (T, H, Dv), dtype of v, and the state. Both differentiable.
     """
+    padded_or_packed("causal_flow_attention", mask, cu_seqlens)
     start = None if initial_state is None else initial_state.count
     return _flow(q, k, v, initial_state, clock(q, start, mask=mask, cu_seqlens=cu_seqlens), clamp, epsilon)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import Clock, clock, head_dim, merge, sequence_of, split, statistic
+from saccade.nn._sequence import Clock, clock, head_dim, merge, ordered, sequence_of, split, statistic
 from saccade.nn.local_residual import LocalResidual
 
 
@@ -121,8 +121,7 @@ class InLineAttention(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: InLineState | None = None) -> tuple[Tensor, InLineState]:
-        if not self.causal:
-            raise ValueError("InLineAttention: step: got causal=False, wanted a causal module; pass causal=True")
+        ordered(self)
         q, k, v = (split(y, self.heads) for y in self.qkv(x).chunk(3, -1))
         y, state = causal_inline_attention_step(q, k, v, state, scale=self.scale)
         return self.out(merge(y)), state

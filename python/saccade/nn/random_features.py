@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, place_of, sequence_of, split, statistic
+from saccade.nn._sequence import checked, ordered, place_of, sequence_of, split, statistic
 
 
 def relu_attention(
@@ -81,7 +81,6 @@ class RandomFeatureAttention(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not self.causal:
-            raise ValueError("RandomFeatureAttention: step: got causal=False, wanted a causal module; pass causal=True")
+        ordered(self)
         out, state = self(x[:, None], initial_state=state, return_state=True)
         return out[:, 0], state

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade.nn._sequence import checked, head_dim, merge, split, unrounded
+from saccade.nn._sequence import checked, head_dim, merge, ordered, split, unrounded
 from saccade.nn.conv import ShortConv
 
 
@@ -97,7 +97,6 @@ class RCMHA(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: RCMHAState | None = None) -> tuple[Tensor, RCMHAState]:
-        if not self.causal:
-            raise ValueError("RCMHA: step: got causal=False, wanted a causal module; pass causal=True")
+        ordered(self)
         out, state = self(x[:, None], initial_state=state, return_state=True)
         return out[:, 0], state

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade
-from saccade.nn._sequence import checked, head_dim, merge, place_of, sequence_of, split, statistic
+from saccade.nn._sequence import checked, head_dim, merge, ordered, place_of, sequence_of, split, statistic
 
 POSITION = {  # start value; factor of ln i
     "paper": (-4.5, torch.sigmoid),
@@ -141,7 +141,6 @@ class SelectiveAttention(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: SelectiveState | None = None) -> tuple[Tensor, SelectiveState]:
-        if not self.causal:
-            raise ValueError("SelectiveAttention: step: got causal=False, wanted a causal module; pass causal=True")
+        ordered(self)
         out, state = self(x[:, None], initial_state=state, return_state=True)
         return out[:, 0], state
