@@ -20,12 +20,13 @@ explain = _dlpack.explain_attention
 
 def prepare(fn: str, tensors: tuple) -> tuple:
     """Casts parameters as the torch side does: to float32, or float64 beside a float64 query."""
-    q, k, v, bias, *parameters, cu_q, cu_k = tensors
+    q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k = tensors
     wanted = "float64" if str(getattr(q, "dtype", "")) == "float64" else "float32"
-    parameters = [
-        p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p for p in parameters
-    ]
-    return (q, k, v, bias, *parameters, cu_q, cu_k)
+    *parameters, relative_bias = (
+        p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p
+        for p in (*parameters, relative_bias)
+    )
+    return (q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k)
 
 
 def attention(tensors: tuple, scalars: tuple) -> tuple:
@@ -34,7 +35,7 @@ def attention(tensors: tuple, scalars: tuple) -> tuple:
 
 
 def attention_backward(dout: Any, dlse: Any, out: Any, lse: Any, tensors: tuple, scalars: tuple) -> tuple:
-    needs = [t is not None for t in tensors[3:9]]
+    needs = [t is not None for t in tensors[3:11]]
     needs[0] = needs[0] and str(getattr(tensors[3], "dtype", "")) != "bool"
     results = _dlpack.attention_backward(dout, dlse, out, lse, tensors, scalars, needs)
     return tuple(None if result is None else _like(tensors[0], result) for result in results)
