@@ -46,7 +46,7 @@ inline View row_view(const TensorView& t, bool packed) {
           last < t.rank ? t.stride[last] : 0};
 }
 
-/// Numbers of this name with a 2 are in the score map's unit, log2 for maps that exponentiate.
+/// Numbers whose names end in 2 are in the score map's unit: log2 for maps that exponentiate.
 struct Params {
   View query, key, value;  // columns are 1 apart, rows 16-byte aligned (attention/repack.h sees to it)
   View out, lse;

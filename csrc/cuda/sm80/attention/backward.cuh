@@ -106,7 +106,7 @@ __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp
     const bool none = Score::kFlatAtZero ? all == 0 : hidden, kept = keep(m, n, e) && !none;
     const float w = kept ? all * p.keep_scale : 0.0f, dw = kept ? dp[m][n][e] : 0.0f;
     float ds = Score::grad(x, all, gate(m, n, e) * p.keep_scale * dw, row(r).delta);
-    if constexpr (!Score::kRowState) ds = fmaf(0.0f, x, ds);  // some maps' slopes do not show that a score is NaN
+    if constexpr (!Score::kRowState) ds = fmaf(0.0f, all, ds);  // some maps' slopes do not show that a score is NaN
     if (none) ds = 0.0f;
     if constexpr (Place::kQueriesDown && !kOfScore) {
       if constexpr (!Score::kRowState) shares->score_bias[r] += ds;

@@ -47,7 +47,7 @@ __device__ __forceinline__ Statistics<Score, QueriesDown, 1> read_statistics(con
 }
 
 template <class T, class Score, int kDim>
-__global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
+__global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads, 1)
     bias_gradient_kernel(const __grid_constant__ BiasGradientParams p) {
   using Tile = BiasTile<T, kDim>;
   using Storage = typename T::Storage;
@@ -56,7 +56,6 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
   extern __shared__ __align__(1024) unsigned char shared[];
   const typename Tile::Query query{ptx::shared_address(shared)}, dout{query.base + Tile::Query::kBytes};
   const typename Tile::Key key{dout.base + Tile::Query::kBytes}, value{key.base + Tile::Key::kBytes};
-  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * 16;
 
   const bool all_rows = p.dbias_size[2] == 1, all_columns = p.dbias_size[3] == 1;
   const int64_t tiles_i = (p.dbias_size[2] + Tile::kQueries - 1) / Tile::kQueries;
@@ -96,9 +95,6 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
         load(key, s.key_row<const Storage>(p.key, hk, j0), p.key, j1 - j0, p.head_dim);
         load(value, s.key_row<const Storage>(p.value, hk, j0), p.value, j1 - j0, p.value_dim);
         ptx::cp_async_commit();
-        const int32_t i = i0 + me.row0 + (me.lane >> 2);
-        const bool inside[2] = {i < i1, i + 8 < i1};
-        auto row = read_statistics(p, terms, h, i, i1);
         ptx::cp_async_wait<0>();
         __syncthreads();
         float w[1][N][4], ds[1][N][4];
@@ -107,6 +103,9 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
             w, query.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, key.corner_across(me.lane));
         multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
             ds, dout.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, value.corner_across(me.lane));
+        const int32_t i = i0 + me.row0 + (me.lane >> 2);
+        const bool inside[2] = {i < i1, i + 8 < i1};
+        auto row = read_statistics(p, terms, h, i, i1);
         general_gradient<T, true>(w, ds, terms, row, Place(i0 + me.row0, j0, h, me.lane),
                                   needs_mask(range, i0, i1, j0, j0 + Tile::kKeys), static_cast<RowShares<1>*>(nullptr));
         each<1, N>([&](int m, int n, int e) {
@@ -115,23 +114,24 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
       }
   }
 
+  const Me me(16);
   __syncthreads();
   float(*room)[Tile::kSumStride] = reinterpret_cast<float(*)[Tile::kSumStride]>(shared);
   each<1, N>([&](int, int n, int e) {
-    room[row0 + (lane >> 2) + 8 * (e >> 1)][8 * n + 2 * (lane & 3) + (e & 1)] = sum[0][n][e];
+    room[me.row0 + (me.lane >> 2) + 8 * (e >> 1)][8 * n + 2 * (me.lane & 3) + (e & 1)] = sum[0][n][e];
   });
   __syncthreads();
   if (all_columns) {
-    if (thread < Tile::kQueries)
-      for (int c = 1; c < Tile::kKeys; ++c) room[thread][0] += room[thread][c];
+    if (me.thread < Tile::kQueries)
+      for (int c = 1; c < Tile::kKeys; ++c) room[me.thread][0] += room[me.thread][c];
     __syncthreads();
   }
   if (all_rows) {
-    if (thread < Tile::kKeys)
-      for (int r = 1; r < Tile::kQueries; ++r) room[0][thread] += room[r][thread];
+    if (me.thread < Tile::kKeys)
+      for (int r = 1; r < Tile::kQueries; ++r) room[0][me.thread] += room[r][me.thread];
     __syncthreads();
   }
-  for (int x = thread; x < Tile::kQueries * Tile::kKeys; x += kThreads) {
+  for (int x = me.thread; x < Tile::kQueries * Tile::kKeys; x += kThreads) {
     const int64_t i = i_first + x / Tile::kKeys, j = j_first + x % Tile::kKeys;
     if (i >= p.dbias_size[2] || j >= p.dbias_size[3]) continue;
     const float y = room[x / Tile::kKeys][x % Tile::kKeys];
