@@ -384,6 +384,7 @@ def _cases() -> list[Case]:
         "decode1x3000", "decode16x1500", "decode-all", "decode-varlen", "bias-full", "bias-head", "bias-keys-causal",
         "scale", "alibi", "alibi-batch", "temperature", "gate-head", "gate-token", "window-left", "window-causal",
         "window-long", "window-empty", "all-bool", "values-large", "varlen-rows", "zero-queries", "zero-batch",
+        "scale-negative", "scale-zero",
     ]  # fmt: skip
     biases = ("neg_log_n", "number", "heads", None)
     for score, names in {"sigmoid": wide, "relu": narrow, "relu2": narrow, "identity": narrow}.items():

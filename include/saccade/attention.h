@@ -86,8 +86,8 @@ struct AttentionBackward : AttentionProblem {
 /// split-KV form (up to 16 queries) Nk/512·Hq·Nq·(Dv + 2)·4; backward B·Hq·Nq·(D + 5)·4; D, Dv up to a multiple of 32.
 /// The CUDA kernels take a copy of each operand whose rows are not 16-byte aligned, and in split-KV form
 /// B·Nq·⌈Nk/256⌉·Hq·(Dv + 2)·4 bytes (packed: Tk/128 + min(Tq, 16·B) + B in place of B·Nq·⌈Nk/256⌉); backward B·Hq·Nq·8
-/// bytes, 4 more for each of dtemperature, dhead_gate and dalibi_slopes, and up to 4 MiB for a broadcast bias's
-/// gradient.
+/// bytes (0 but for softmax), 4 more for each of dtemperature, dhead_gate, dalibi_slopes and dscore_biases, and up to
+/// 4 MiB for a broadcast bias's gradient.
 SACCADE_API int64_t workspace_bytes(const AttentionForward& problem, const Context& context);
 SACCADE_API int64_t workspace_bytes(const AttentionBackward& problem, const Context& context);
 

@@ -9,7 +9,6 @@ namespace saccade::cuda {
 /// What no CUDA attention kernel can run; "" where none of this applies. `shared_bytes`: of the largest block.
 inline std::string refusal(const AttentionProblem& p, int shared_bytes) {
   if (p.query.dtype == DType::f64) return "computes in float32, got float64";
-  if (!normalises(p.score.map)) return "score softmax only, got " + std::string(kScoreMapNames[size_t(p.score.map)]);
   if (p.score.relative_keys || p.score.relative_bias) return "no relative_keys or relative_bias";
   for (const TensorView* t : {&p.query, &p.value})
     if (const int64_t d = t->shape[t->rank - 1]; d > kMaxHeadDim)

@@ -1,12 +1,31 @@
 #pragma once
 #include "cuda/attention/params.h"
+#include "math/operand/float.h"
 
+// The list of instances: operand types, score maps (with_score), head dims, and which maps have plain kernels.
 namespace saccade::cuda {
 
 template <int n>
 struct Dim {
   static constexpr int value = n;
 };
+
+/// Has the map kernels of its own for scores that are scale·q·k? The others run their general ones.
+template <class Score>
+inline constexpr bool kPlain = false;
+template <>
+inline constexpr bool kPlain<math::Softmax> = true;
+template <>
+inline constexpr bool kPlain<math::Sigmoid> = true;
+
+/// f(operand type, score map) of a problem that `refusal` let through.
+template <class F>
+auto with_kernels(const AttentionProblem& p, F f) {
+  return with_score(p.score.map, [&]<class Score>(Score score) {
+    const DType t = p.query.dtype;
+    return t == DType::bf16 ? f(math::Bf16{}, score) : t == DType::f16 ? f(math::F16{}, score) : f(math::F32{}, score);
+  });
+}
 
 /// The head dims that kernels are compiled for: f(Dim) of the first that holds both D and Dv.
 template <class F>
