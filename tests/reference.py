@@ -65,12 +65,29 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
     return t.repeat_interleave(heads // t.shape[-3], dim=-3)
 
 
+def relative_index(nq: int, nk: int, table: Tensor) -> Tensor:
+    """(nq, nk): row P + (p_i - j clipped to [-P, P]) of a table (H or 1, 2P + 1, ...)."""
+    reach = table.shape[1] // 2
+    return reach + (-distance(nq, nk)).clamp(-reach, reach)
+
+
+def relative(q: Tensor, t: dict[str, Tensor], nk: int) -> Tensor | float:
+    """q_i . R_{h, p_i - j} + beta_{h, p_i - j}, (B, Hq, Nq, Nk), every row of the table written out; 0 without tables."""
+    total = 0.0
+    if "relative_keys" in t:
+        table = t["relative_keys"][:, relative_index(q.shape[2], nk, t["relative_keys"])]
+        total = torch.einsum("bhid,hijd->bhij", q, table.expand(q.shape[1], -1, -1, -1))
+    if "relative_bias" in t:
+        total = total + t["relative_bias"][:, relative_index(q.shape[2], nk, t["relative_bias"])]
+    return total
+
+
 def dense_scores(t: dict[str, Tensor], options: dict) -> Tensor:
     """s (B, Hq, Nq, Nk) in the dtype of the tensors, -inf where invisible."""
     q, k = t["query"], repeat_heads(t["key"], t["query"].shape[1])
     scale = options.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    s = (q * scale) @ k.transpose(-1, -2)
+    s = (q * scale) @ k.transpose(-1, -2) + scale * relative(q, t, k.shape[2])
     if "temperature" in t:
         s = s * t["temperature"][..., None]
     if cap := options.get("softcap", 0.0):
@@ -173,7 +190,7 @@ def sequences(t: dict[str, Tensor], options: dict):
             one["bias"] = bias if bias.shape[3] == 1 else bias[..., : k.stop - k.start]
         if "alibi_slopes" in t:
             one["alibi_slopes"] = t["alibi_slopes"] if t["alibi_slopes"].dim() == 1 else t["alibi_slopes"][b]
-        one |= {name: t[name] for name in ("sinks", "score_bias") if name in t}
+        one |= {name: t[name] for name in ("sinks", "score_bias", "relative_keys", "relative_bias") if name in t}
         yield one, b
 
 

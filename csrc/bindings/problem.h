@@ -41,12 +41,12 @@ struct AttentionOptions {
 };
 
 /// The tensor arguments of a call, in the order of the torch schema.
-constexpr std::array<const char*, 11> kOperandNames = {"query",        "key",          "value",       "bias",
-                                                       "alibi_slopes", "temperature",  "sinks",       "head_gate",
-                                                       "score_biases", "cu_seqlens_q", "cu_seqlens_k"};
-constexpr size_t kParameters = 6;  // of them, bias to score_biases, have gradients
+constexpr std::array<const char*, 13> kOperandNames = {
+    "query",     "key",          "value",         "bias",          "alibi_slopes", "temperature", "sinks",
+    "head_gate", "score_biases", "relative_keys", "relative_bias", "cu_seqlens_q", "cu_seqlens_k"};
+constexpr size_t kParameters = 8;  // of them, bias to relative_bias, have gradients
 
-inline std::array<TensorView*, 11> operands(AttentionProblem& p) {
+inline std::array<TensorView*, 13> operands(AttentionProblem& p) {
   return {&p.query,
           &p.key,
           &p.value,
@@ -56,6 +56,8 @@ inline std::array<TensorView*, 11> operands(AttentionProblem& p) {
           &p.score.sinks,
           &p.score.head_gate,
           &p.score.score_biases,
+          &p.score.relative_keys,
+          &p.score.relative_bias,
           &p.visit.cu_seqlens_q,
           &p.visit.cu_seqlens_k};
 }
@@ -108,22 +110,24 @@ inline void shape_outputs(AttentionForward& p) {
 }
 
 /// The same for the gradients; `needs`: bias, alibi_slopes, temperature, sinks, head_gate,
-/// score_biases.
+/// score_biases, relative_keys, relative_bias.
 inline void shape_gradients(AttentionBackward& p, const std::array<bool, kParameters>& needs) {
   p.dquery = dense_like(p.query);
   p.dkey = dense_like(p.key);
   p.dvalue = dense_like(p.value);
-  const std::array<const TensorView*, kParameters> of = {&p.score.bias,  &p.score.alibi_slopes, &p.score.temperature,
-                                                         &p.score.sinks, &p.score.head_gate,    &p.score.score_biases};
-  const std::array<TensorView*, kParameters> to = {&p.dbias,  &p.dalibi_slopes, &p.dtemperature,
-                                                   &p.dsinks, &p.dhead_gate,    &p.dscore_biases};
+  const std::array<const TensorView*, kParameters> of = {
+      &p.score.bias,      &p.score.alibi_slopes, &p.score.temperature,   &p.score.sinks,
+      &p.score.head_gate, &p.score.score_biases, &p.score.relative_keys, &p.score.relative_bias};
+  const std::array<TensorView*, kParameters> to = {&p.dbias,          &p.dalibi_slopes, &p.dtemperature,
+                                                   &p.dsinks,         &p.dhead_gate,    &p.dscore_biases,
+                                                   &p.drelative_keys, &p.drelative_bias};
   for (size_t i = 0; i < kParameters; ++i)
     if (needs[i] && *of[i]) *to[i] = contiguous(of[i]->dtype, of[i]->rank, of[i]->shape);
 }
 
 inline std::array<TensorView*, 3 + kParameters> gradients(AttentionBackward& p) {
-  return {&p.dquery,       &p.dkey,   &p.dvalue,     &p.dbias,        &p.dalibi_slopes,
-          &p.dtemperature, &p.dsinks, &p.dhead_gate, &p.dscore_biases};
+  return {&p.dquery, &p.dkey,       &p.dvalue,        &p.dbias,          &p.dalibi_slopes, &p.dtemperature,
+          &p.dsinks, &p.dhead_gate, &p.dscore_biases, &p.drelative_keys, &p.drelative_bias};
 }
 
 /// The candidates for a problem given without its outputs; explaining reads no data, so all of them may lie in one
@@ -139,7 +143,7 @@ inline std::vector<Candidate> explain_inputs(const AttentionProblem& inputs, boo
   static_cast<AttentionProblem&>(problem) = inputs;
   problem.dout = forward.out;
   if (normalises(inputs.score.map)) problem.out = forward.out, problem.lse = forward.lse;
-  shape_gradients(problem, {inputs.score.bias.dtype != DType::boolean, true, true, true, true, true});
+  shape_gradients(problem, {inputs.score.bias.dtype != DType::boolean, true, true, true, true, true, true, true});
   for (TensorView* gradient : gradients(problem)) gradient->data = &place;
   return explain(problem, context);
 }

@@ -28,7 +28,8 @@ std::string tiled_refusal(const Problem& p) {
     if (const int64_t d = t->shape[t->rank - 1]; d > cpu::kMaxHeadDim)
       return "head_dim up to " + std::to_string(cpu::kMaxHeadDim) + ", got " + std::to_string(d);
   if constexpr (requires { p.feature; })
-    if (p.feature != LinearFeature::none) return "no features";
+    if (const int64_t rows = state_rows(p.feature, p.query.shape[p.query.rank - 1]); rows > cpu::kMaxHeadDim)
+      return "up to " + std::to_string(cpu::kMaxHeadDim) + " features (head_dim 21), got " + std::to_string(rows);
   return "";
 }
 

@@ -48,6 +48,8 @@ class Checker : Arguments {
     if (p.dsinks) gradient("dsinks", p.dsinks, "sinks", s.sinks);
     if (p.dhead_gate) gradient("dhead_gate", p.dhead_gate, "head_gate", s.head_gate);
     if (p.dscore_biases) gradient("dscore_biases", p.dscore_biases, "score_biases", s.score_biases);
+    if (p.drelative_keys) gradient("drelative_keys", p.drelative_keys, "relative_keys", s.relative_keys);
+    if (p.drelative_bias) gradient("drelative_bias", p.drelative_bias, "relative_bias", s.relative_bias);
     expand_gradients(p);
   }
 
@@ -59,6 +61,8 @@ class Checker : Arguments {
     if (s.alibi_slopes) expand(s.alibi_slopes, 2);
     if (s.temperature) expand(s.temperature, row_rank());
     if (s.head_gate) expand(s.head_gate, row_rank());
+    if (s.relative_keys) expand(s.relative_keys, 3);
+    if (s.relative_bias) expand(s.relative_bias, 2);
   }
 
  private:
@@ -161,6 +165,7 @@ class Checker : Arguments {
       parameter("sinks", s.sinks);
       shape("sinks", s.sinks, {h}, to_query, "pass a logit per query head");
     }
+    relative();
     per_row("temperature", s.temperature, to_query);
     if (s.head_gate && s.head_gate.rank == 1) {
       parameter("head_gate", s.head_gate);
@@ -168,6 +173,30 @@ class Checker : Arguments {
     } else {
       per_row("head_gate", s.head_gate, to_query);
     }
+  }
+
+  void relative() const {
+    const TensorView &keys = p_.score.relative_keys, &bias = p_.score.relative_bias;
+    const auto table = [&](const char* arg, const TensorView& t, bool with_dim) {
+      const int64_t d = p_.query.shape[p_.query.rank - 1];
+      const bool heads = t.rank > 0 && (t.shape[0] == 1 || t.shape[0] == heads_);
+      if (t.rank != 2 + with_dim || !heads || t.shape[1] % 2 == 0 || (with_dim && t.shape[2] != d))
+        fail(arg, "shape " + shape_text(t),
+             "(" + std::to_string(heads_) + " or 1, 2P+1" + (with_dim ? ", " + std::to_string(d) : "") + ")" +
+                 to_match("query", p_.query),
+             "distances -P to P, an odd number of rows, for every query head or one for all");
+    };
+    if (keys) {
+      sane("relative_keys", keys);
+      dtype("relative_keys", keys, p_.query.dtype, "like query");
+      table("relative_keys", keys, true);
+    }
+    if (!bias) return;
+    parameter("relative_bias", bias);
+    table("relative_bias", bias, false);
+    if (keys && keys.shape[1] != bias.shape[1])
+      fail("relative_bias", std::to_string(bias.shape[1]) + " distances",
+           std::to_string(keys.shape[1]) + to_match("relative_keys", keys), "give both tables the same distances");
   }
 
   void score_bias() {
@@ -279,7 +308,8 @@ std::string describe(const AttentionProblem& p) {
                      kScoreMapNames[static_cast<int>(s.map)] + ", scale " + number(s.scale);
   if (s.softcap != 0) text += ", softcap " + number(s.softcap);
   text += tensor("bias", s.bias) + tensor("alibi_slopes", s.alibi_slopes) + tensor("temperature", s.temperature) +
-          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate) + tensor("score_biases", s.score_biases);
+          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate) + tensor("score_biases", s.score_biases) +
+          tensor("relative_keys", s.relative_keys) + tensor("relative_bias", s.relative_bias);
   if (s.score_bias != 0) text += ", score_bias " + number(s.score_bias);
   if (s.dropout_p != 0) text += ", dropout_p " + number(s.dropout_p);
   if (v.causal) text += ", causal";

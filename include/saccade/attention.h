@@ -10,7 +10,8 @@
 
 // Attention over visited pairs (query i, key j) of one (batch b, head h), with p_i = i + Nk − Nq the query's place on
 // the key axis:
-//   s_ij = softcap(temperature_i · scale · q_i·k_j) + bias_ij − alibi_slope_h · |p_i − j|      softcap(x) = c·tanh(x/c)
+//   s_ij = softcap(temperature_i · scale · (q_i·k_j + q_i·R_hδ + β_hδ)) + bias_ij − alibi_slope_h · |p_i − j|
+//          softcap(x) = c·tanh(x/c),  δ = p_i − j clipped to [−P, P]
 //   softmax: w_ij = exp(s_ij − lse_i),  lse_i = ln(Σ_j exp(s_ij) + exp(sink_h))
 //   others:  w_ij = f(s_ij + score_bias_h),  f = σ, max(·, 0), max(·, 0)² or the identity; no lse, no sinks
 //   out_i = head_gate_i · Σ_j dropout_ij · w_ij · v_j
@@ -37,16 +38,18 @@ inline constexpr double kNegLogN = __builtin_nan("");
 struct ScoreSpec {
   ScoreMap map = ScoreMap::softmax;
   double scale = 1.0;
-  double softcap = 0.0;     // 0: none
-  TensorView bias;          // broadcastable to (B, Hq, Nq, Nk), packed: the longest N; float, or bool: true = visible
-  TensorView alibi_slopes;  // (Hq) or (B, Hq)
-  TensorView temperature;   // broadcastable to (B, Hq, Nq), packed (Tq, Hq)
-  TensorView sinks;         // (Hq)
-  double score_bias = 0;    // of maps other than softmax, added to every visible score; kNegLogN: −ln(longest Nk)
-  TensorView score_biases;  // (Hq), the same per head, added to it
-  TensorView head_gate;     // (Hq), or broadcastable to (B, Hq, Nq), packed (Tq, Hq)
-  double dropout_p = 0.0;   // probability of dropping a weight
-  uint64_t seed = 0;        // of the dropout mask; see math/philox.h for the counter
+  double softcap = 0.0;      // 0: none
+  TensorView bias;           // broadcastable to (B, Hq, Nq, Nk), packed: the longest N; float, or bool: true = visible
+  TensorView alibi_slopes;   // (Hq) or (B, Hq)
+  TensorView temperature;    // broadcastable to (B, Hq, Nq), packed (Tq, Hq)
+  TensorView sinks;          // (Hq)
+  double score_bias = 0;     // of maps other than softmax, added to every visible score; kNegLogN: −ln(longest Nk)
+  TensorView score_biases;   // (Hq), the same per head, added to it
+  TensorView relative_keys;  // (Hq|1, 2P+1, D), query's type: R_δ in row P + δ
+  TensorView relative_bias;  // (Hq|1, 2P+1): β_δ
+  TensorView head_gate;      // (Hq), or broadcastable to (B, Hq, Nq), packed (Tq, Hq)
+  double dropout_p = 0.0;    // probability of dropping a weight
+  uint64_t seed = 0;         // of the dropout mask; see math/philox.h for the counter
 };
 
 /// Which pairs exist. Causal and window are aligned bottom-right: the last query sees the last key.
@@ -75,7 +78,7 @@ struct AttentionBackward : AttentionProblem {
   TensorView dout;                  // as out
   TensorView dlse;                  // as lse; optional, softmax only
   TensorView dquery, dkey, dvalue;  // all three are written
-  TensorView dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate, dscore_biases;
+  TensorView dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate, dscore_biases, drelative_keys, drelative_bias;
 };
 
 /// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte
@@ -83,7 +86,8 @@ struct AttentionBackward : AttentionProblem {
 /// split-KV form (up to 16 queries) Nk/512·Hq·Nq·(Dv + 2)·4; backward B·Hq·Nq·(D + 5)·4; D, Dv up to a multiple of 32.
 /// The CUDA kernels take a copy of each operand whose rows are not 16-byte aligned, and in split-KV form
 /// B·Nq·⌈Nk/256⌉·Hq·(Dv + 2)·4 bytes (packed: Tk/128 + min(Tq, 16·B) + B in place of B·Nq·⌈Nk/256⌉); backward B·Hq·Nq·8
-/// bytes, 4 more for each of dtemperature, dhead_gate and dalibi_slopes, and up to 4 MiB for a broadcast bias's gradient.
+/// bytes (0 but for softmax), 4 more for each of dtemperature, dhead_gate, dalibi_slopes and dscore_biases, and up to
+/// 4 MiB for a broadcast bias's gradient.
 SACCADE_API int64_t workspace_bytes(const AttentionForward& problem, const Context& context);
 SACCADE_API int64_t workspace_bytes(const AttentionBackward& problem, const Context& context);
 

@@ -41,6 +41,6 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("saccade")
-    if name == "integrations":
-        return importlib.import_module("saccade.integrations")
+    if name in ("integrations", "nn"):
+        return importlib.import_module(f"saccade.{name}")
     raise AttributeError(f"module 'saccade' has no attribute {name!r}")

@@ -20,9 +20,10 @@ explain = _dlpack.explain_attention
 
 def prepare(fn: str, tensors: tuple) -> tuple:
     """Casts parameters as the torch side does: to float32, or float64 beside a float64 query."""
-    q, k, v, bias, *parameters, cu_q, cu_k = tensors
+    q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k = tensors
     wanted = "float64" if str(getattr(q, "dtype", "")) == "float64" else "float32"
-    return (q, k, v, bias, *(_cast(p, wanted) for p in parameters), cu_q, cu_k)
+    relative_bias = _cast(relative_bias, wanted)
+    return (q, k, v, bias, *(_cast(p, wanted) for p in parameters), relative_keys, relative_bias, cu_q, cu_k)
 
 
 def _cast(p: Any, wanted: str) -> Any:
@@ -35,7 +36,7 @@ def attention(tensors: tuple, scalars: tuple) -> tuple:
 
 
 def attention_backward(dout: Any, dlse: Any, out: Any, lse: Any, tensors: tuple, scalars: tuple) -> tuple:
-    needs = [t is not None for t in tensors[3:9]]
+    needs = [t is not None for t in tensors[3:11]]
     needs[0] = needs[0] and str(getattr(tensors[3], "dtype", "")) != "bool"
     results = _dlpack.attention_backward(dout, dlse, out, lse, tensors, scalars, needs)
     return tuple(None if result is None else _like(tensors[0], result) for result in results)

@@ -20,9 +20,9 @@ if not _LIBRARY.exists():
 torch.ops.load_library(str(_LIBRARY))
 _ops = torch.ops.saccade
 
-_PARAMETERS = ("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias")
+_PARAMETERS = ("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias", "relative_keys", "relative_bias")
 _NAMES = ("q", "k", "v", *_PARAMETERS, "cu_seqlens_q", "cu_seqlens_k")
-_OPTIONAL = slice(3, 9)  # those with a gradient
+_OPTIONAL = slice(3, 11)  # those with a gradient
 
 
 def prepare(fn: str, tensors: tuple) -> tuple:
@@ -37,15 +37,19 @@ def prepare(fn: str, tensors: tuple) -> tuple:
             raise TypeError(f"{fn}: {name}: got {type(t).__name__}, wanted a torch.Tensor like q; pass a tensor")
         if t.device != device:
             raise ValueError(f"{fn}: {name}: got a tensor on {t.device}, wanted one on {device} like q; move it there")
-    q, k, v, bias, *parameters, cu_q, cu_k = tensors
+    q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k = tensors
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         low = torch.get_autocast_dtype(device.type)
         q, k, v = (_cast(t, low) for t in (q, k, v))
         if bias is not None and bias.dtype != torch.float32:
             bias = _cast(bias, low)
+        if relative_keys is not None:
+            relative_keys = _cast(relative_keys, low)
     statistic = torch.float64 if q.dtype == torch.float64 else torch.float32
-    parameters = [p.to(statistic) if p is not None and p.is_floating_point() else p for p in parameters]
-    return (q, k, v, bias, *parameters, cu_q, cu_k)
+    *parameters, relative_bias = (
+        p.to(statistic) if p is not None and p.is_floating_point() else p for p in (*parameters, relative_bias)
+    )
+    return (q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k)
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -100,7 +104,7 @@ def _dense_like(t: Tensor, last: Any = None) -> Tensor:
 @torch.library.register_fake("saccade::attention")
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     statistic = torch.float64 if query.dtype == torch.float64 else torch.float32
-    lse = query.new_empty(query.shape[:-1] if rest[8] == "softmax" else 0, dtype=statistic)
+    lse = query.new_empty(query.shape[:-1] if rest[10] == "softmax" else 0, dtype=statistic)
     return _dense_like(query, value.shape[-1]), lse
 
 

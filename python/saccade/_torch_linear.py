@@ -124,7 +124,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.scalars = inputs[len(_NAMES) : -1]
+    ctx.scalars, ctx.has_state = inputs[len(_NAMES) : -1], inputs[-1]
     normalize = ctx.scalars[1]
     ctx.save_for_backward(*inputs[: len(_NAMES)], output[0] if normalize else None)
     ctx.shape = output[0].shape
@@ -135,6 +135,8 @@ def _backward(ctx: Any, dout: Tensor | None, dstate: Tensor | None) -> tuple:
     *tensors, out = ctx.saved_tensors
     if dout is None:
         dout = tensors[0].new_zeros(ctx.shape)
+    if not ctx.has_state:
+        dstate = None  # compiled code sends zeros for the empty tensor in its place
     needs = list(ctx.needs_input_grad[:5])
     gradients = _ops.linear_attention_backward(dout, dstate, out, *tensors, *ctx.scalars, needs[3:])
     gradients = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))

@@ -25,6 +25,8 @@ class Gradients(NamedTuple):
     dsinks: Any = None
     dhead_gate: Any = None
     dscore_bias: Any = None
+    drelative_keys: Any = None
+    drelative_bias: Any = None
 
 
 def softmax_attention(
@@ -41,6 +43,8 @@ def softmax_attention(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -49,9 +53,10 @@ def softmax_attention(
 ) -> Array | tuple[Array, Array]:
     """Exact softmax attention in tiles: no N x N matrix, forward or backward.
 
-    With p_i = i + Nk - Nq, the query's place on the key axis, and cap(x) = softcap * tanh(x / softcap)::
+    With p_i = i + Nk - Nq, the query's place on the key axis, d = p_i - j clipped to [-P, P], R and r the relative tables
+    and cap(x) = softcap * tanh(x / softcap)::
 
-        s_ij  = cap(temperature_i * scale * q_i.k_j) + bias_ij - alibi_slope_h * |p_i - j|
+        s_ij  = cap(temperature_i * scale * (q_i.k_j + q_i.R_hd + r_hd)) + bias_ij - alibi_slope_h * |p_i - j|
         lse_i = ln(sum_j exp(s_ij) + exp(sink_h))
         out_i = head_gate_i * sum_j dropout_ij * exp(s_ij - lse_i) * v_j
 
@@ -76,6 +81,10 @@ def softmax_attention(
         sinks: (Hq,), a logit per head that takes weight and gives no value.
         temperature: broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the score per query.
         head_gate: (Hq,), or broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the output.
+        relative_keys: (Hq, 2P + 1, D), or (1, 2P + 1, D) for all heads, dtype of q: R_hd in row P + d. A key further away
+            than P has the row of P; far from the diagonal the term then costs one dot per query. Differentiable.
+        relative_bias: (Hq, 2P + 1) or (1, 2P + 1), a number per distance, scaled as q.k is; of the same P if both are
+            given. Differentiable and computed in float32 (float64 with q).
         dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). lse has no dropout.
         seed: of the dropout mask, 64 bits; the mask is a pure function of (seed, b, h, i, j). None: drawn from torch's
             default generator; NumPy and JAX share no generator and must pass one.
@@ -94,7 +103,7 @@ def softmax_attention(
 
     Sources: FlashAttention (arXiv:2205.14135), FlashAttention-2 (2307.08691) and Flash-Decoding; GQA (2305.13245);
     ALiBi (2108.12409); soft capping (Gemma 2, 2408.00118); sinks (2309.17453, learned as in gpt-oss, 2508.10925);
-    output gate (2505.06708); counter-based dropout (Philox, SC'11).
+    output gate (2505.06708); relative terms (1803.02155, 1901.02860); counter-based dropout (Philox, SC'11).
     """
     backend, tensors, scalars = _arguments(
         "softmax_attention",
@@ -110,6 +119,8 @@ def softmax_attention(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -133,6 +144,8 @@ def sigmoid_attention(
     alibi_slopes: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -173,6 +186,8 @@ def sigmoid_attention(
         alibi_slopes=alibi_slopes,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -197,6 +212,8 @@ def attention(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -230,6 +247,8 @@ def attention(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -261,6 +280,8 @@ def attention_backward(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -292,6 +313,8 @@ def attention_backward(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -354,6 +377,8 @@ def _arguments(
     sinks: Any = None,
     temperature: Any = None,
     head_gate: Any = None,
+    relative_keys: Any = None,
+    relative_bias: Any = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Any = None,
@@ -364,7 +389,11 @@ def _arguments(
     backend = _backend(q)
     score_bias, score_biases = _score_bias(fn, score_bias)
     tensors = backend.prepare(
-        fn, (q, k, v, bias, alibi_slopes, temperature, sinks, head_gate, score_biases, cu_seqlens_q, cu_seqlens_k)
+        fn,
+        (
+            *(q, k, v, bias, alibi_slopes, temperature, sinks, head_gate, score_biases),
+            *(relative_keys, relative_bias, cu_seqlens_q, cu_seqlens_k),
+        ),
     )
     if not isinstance(score, str):
         raise TypeError(f"{fn}: score: got {type(score).__name__}, wanted a name; pass 'softmax'")

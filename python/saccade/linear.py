@@ -126,8 +126,7 @@ def lightning_attention(
     """
     shape = getattr(q, "shape", ())
     if slopes is None:
-        heads = max((t.shape[1] for t in (q, k, v) if len(getattr(t, "shape", ())) > 1), default=0)
-        slopes = alibi_slopes(heads)
+        slopes = alibi_slopes(max([0, *(t.shape[1] for t in (q, k, v) if len(getattr(t, "shape", ())) > 1)]))
     log_decay = [-float(s) for s in slopes] if isinstance(slopes, Sequence) else -slopes
     backend, tensors, scalars = _arguments(
         "lightning_attention",
@@ -224,7 +223,7 @@ def alibi_slopes(heads: int) -> list[float]:
     one of the next. Source: ALiBi (arXiv:2108.12409)."""
     if heads < 1:
         return []
-    below = 2 ** int(math.log2(heads))
+    below = 1 << (heads.bit_length() - 1)
     slopes = [2.0 ** (-8 * (h + 1) / below) for h in range(below)]
     return slopes + [2.0 ** (-4 * (h + 1) / below) for h in range(0, 2 * below, 2)][: heads - below]
 

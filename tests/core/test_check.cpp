@@ -27,6 +27,7 @@ Attention dense(DType dtype = DType::f32) {
   const DType statistic = dtype == DType::f64 ? DType::f64 : DType::f32;
   a.bias = Tensor(dtype, {4, 1, 5}), a.alibi_slopes = Tensor(statistic, {4}), a.temperature = Tensor(statistic, {4, 7});
   a.sinks = Tensor(statistic, {4}), a.head_gate = Tensor(statistic, {4});
+  a.relative_keys = Tensor(dtype, {4, 5, 32}), a.relative_bias = Tensor(statistic, {1, 5});
   a.dout = Attention::like(a.out), a.dlse = Attention::like(a.lse);
   a.make_gradients();
   return a;

@@ -63,7 +63,7 @@ void attention_backward(StableIValue* stack, uint64_t, uint64_t) {
   std::array<bool, kParameters> needs;
   if (flags.size() != needs.size())
     throw Error("attention_backward: needs: got " + std::to_string(flags.size()) +
-                " flags, wanted 6; pass one per optional input");
+                " flags, wanted 8; pass one per optional input");
   std::copy(flags.begin(), flags.end(), needs.begin());
 
   AttentionBackward problem;

@@ -8,7 +8,8 @@
 
 #define SACCADE_ATTENTION_ARGUMENTS                                                                                  \
   "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? alibi_slopes, Tensor? temperature, Tensor? sinks, " \
-  "Tensor? head_gate, Tensor? score_biases, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, str score, float scale, "    \
+  "Tensor? head_gate, Tensor? score_biases, Tensor? relative_keys, Tensor? relative_bias, Tensor? cu_seqlens_q, "    \
+  "Tensor? cu_seqlens_k, str score, float scale, "                                                                   \
   "float softcap, float score_bias, bool causal, SymInt window_left, SymInt window_right, float dropout_p, "         \
   "SymInt seed, str kernel"
 
@@ -36,8 +37,9 @@ void version(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::str
 STABLE_TORCH_LIBRARY(saccade, m) {
   m.def("attention(" SACCADE_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)");
   m.def("attention_backward(Tensor dout, Tensor? dlse, Tensor? out, Tensor? lse, " SACCADE_ATTENTION_ARGUMENTS
-        ", bool[6] needs) -> (Tensor dquery, Tensor dkey, Tensor dvalue, Tensor dbias, Tensor dalibi_slopes, "
-        "Tensor dtemperature, Tensor dsinks, Tensor dhead_gate, Tensor dscore_biases)");
+        ", bool[8] needs) -> (Tensor dquery, Tensor dkey, Tensor dvalue, Tensor dbias, Tensor dalibi_slopes, "
+        "Tensor dtemperature, Tensor dsinks, Tensor dhead_gate, Tensor dscore_biases, Tensor drelative_keys, "
+        "Tensor drelative_bias)");
   m.def("explain_attention(" SACCADE_ATTENTION_ARGUMENTS ", bool backward) -> str");
   m.def("linear_attention(" SACCADE_LINEAR_ARGUMENTS ", bool return_state) -> (Tensor out, Tensor final_state)");
   m.def("linear_attention_backward(Tensor dout, Tensor? dfinal_state, Tensor? out, " SACCADE_LINEAR_ARGUMENTS

@@ -2,6 +2,7 @@
 #include "cpu/attention/entry.h"
 #include "cpu/attention/gradient.h"
 #include "cpu/attention/reduce.h"
+#include "cpu/attention/relative_gradient.h"
 
 // Key-stationary backward: a unit owns a chunk of keys of one head, keeps its dK and dV, and walks the query tiles that
 // see it. Each unit adds its share of dQ in the order of the chunks, so five products suffice, with no atomics on data
@@ -19,6 +20,7 @@ struct BackwardPlan {
   std::atomic<int32_t>* done;  // [Hq][tile]: chunks that have added to the tile's dQ
   float* dquery;               // [Hq][row][query_columns]
   RowGradients rows;
+  RelativeGradient relative;
   int64_t bytes;
 
   struct Scratch {
@@ -46,6 +48,10 @@ struct BackwardPlan {
     rows.gate = p.dhead_gate ? a.take<float>(heads * rows.rows) : nullptr;
     rows.slope = p.dalibi_slopes ? a.take<float>(heads * rows.rows) : nullptr;
     rows.bias = p.dscore_biases ? a.take<float>(heads * rows.rows) : nullptr;
+    terms.relative.reserve(a, seq, p.visit, true, [](int64_t) { return true; });
+    int64_t units = 0;
+    for (int64_t b = 0; b < batch; ++b) units += pieces(seq.key_count(b), kGradientKeys);
+    relative.reserve(a, p, terms.relative, seq, rows.rows, units, threads);
     scratch = a.take<Scratch>(threads);
     int64_t most = 0;
     for (const TensorView* t : {&p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate, &p.dscore_biases})
@@ -74,7 +80,8 @@ void prepare_tile(const BackwardPlan& plan, const AttentionBackward& p, int64_t 
   const int64_t row0 = plan.rows.at(s, b, h);
   alignas(64) float o[kRowStride], d[kRowStride];
   for (int64_t i = i0; i < i1; ++i) {
-    for (float* sums : {plan.rows.temperature, plan.rows.gate, plan.rows.slope, plan.rows.bias})
+    for (float* sums : {plan.rows.temperature, plan.rows.gate, plan.rows.slope, plan.rows.bias, plan.relative.edges[0],
+                        plan.relative.edges[1]})
       if (sums) sums[row0 + i] = 0;
     float* dq = plan.dquery + (row0 + i) * plan.query_columns;
     for (int64_t c = 0; c < plan.query_columns; c += kWidth) Vec(0.0f).store(dq + c);
@@ -117,7 +124,8 @@ inline void add_key_gradients(BackwardPlan::Scratch& w, const math::Range& range
 }
 
 template <class T>
-void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPlan::Scratch& w, int64_t unit) {
+void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPlan::Scratch& w, SkewedTile* skewed,
+               int64_t unit) {
   const Sequences& s = plan.seq;
   const int64_t piece = unit / s.key_heads, hk = unit % s.key_heads, b = plan.chunks.sequence(s.batch, piece);
   const int64_t chunk = piece - plan.chunks.first[b], d = s.head_dim, dv = s.value_dim;
@@ -130,6 +138,7 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
     for (int64_t c = 0; c < round_up(dv, kNr); c += kWidth) Vec(0.0f).store(w.dvalue[j] + c);
   }
 
+  if (plan.relative.present) plan.relative.begin_unit(plan.terms.relative, s, piece, hk);
   const int64_t tiles = plan.tiles.first[b + 1] - plan.tiles.first[b];
   for (int64_t h = hk * s.group; h < (hk + 1) * s.group; ++h) {
     const HeadTerms terms(plan.terms, s, range, b, h);
@@ -147,6 +156,10 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       w.tile.load<T>(query, dout, r0, r1 < r0 ? r0 : r1, d, dv);
       w.tile.compute(terms, plan.row, w.chunk, plan.rows, row0, d, dv);
       add_key_gradients(w, range, d, dv);
+      if (skewed) {
+        skewed->load(w.tile, w.chunk, range, terms.relative.reach);
+        plan.relative.add_tables(plan.terms.relative, s, *skewed, w.tile, w.chunk.count, piece, h);
+      }
 
       std::atomic<int32_t>& done = plan.done[h * plan.tiles.total(s.batch) + plan.tiles.first[b] + x];
       const int32_t turn = static_cast<int32_t>(chunk - first);
@@ -160,6 +173,10 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
                                                                      w.tile.dscore[t * kMr] + lo, w.chunk.keys[lo] + c,
                                                                      kRowStride, dq + t * kMr * plan.query_columns + c,
                                                                      plan.query_columns);
+      for (int t = 0; t < w.tile.strips && skewed; ++t)
+        if (w.tile.lo[t] < w.tile.hi[t])
+          add_relative_query_gradient(terms.relative, *skewed, t * kMr, w.tile.strip_rows(t), w.tile.lo[t],
+                                      w.tile.hi[t], dq + t * kMr * plan.query_columns);
       const auto add_rows = [&](float* to, const float* from) {
         for (int r = 0; to && r < w.tile.rows; ++r) to[row0 + r0 + r] += from[r];
       };
@@ -167,13 +184,21 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       add_rows(plan.rows.gate, w.tile.row_gate);
       add_rows(plan.rows.slope, w.tile.row_slope);
       add_rows(plan.rows.bias, w.tile.row_bias);
+      for (int side = 0; side < 2 && skewed; ++side) add_rows(plan.relative.edges[side], skewed->edges[side]);
       done.store(turn + 1, std::memory_order_release);
       if (chunk + 1 == last) {
         const Rows to = s.rows(p.dquery, b, h, s.query_start(b));
-        for (int64_t i = i0; i < i1; ++i) store_row<T>(to, i, d, scale, plan.dquery + (row0 + i) * plan.query_columns);
+        for (int64_t i = i0; i < i1; ++i) {
+          float* sums = plan.dquery + (row0 + i) * plan.query_columns;
+          if (skewed)
+            add_edge_query_gradient(terms.relative,
+                                    {plan.relative.edges[0][row0 + i], plan.relative.edges[1][row0 + i]}, sums);
+          store_row<T>(to, i, d, scale, sums);
+        }
       }
     }
   }
+  if (plan.relative.present) plan.relative.end_unit(piece, hk);
   const Rows dkey = s.rows(p.dkey, b, hk, s.key_start(b)), dvalue = s.rows(p.dvalue, b, hk, s.key_start(b));
   for (int64_t j = 0; j < w.chunk.count; ++j) {
     store_row<T>(dkey, w.chunk.first + j, d, scale, w.dkey[j]);
@@ -185,14 +210,19 @@ template <class T>
 void run(const AttentionBackward& p, const Context& context, void* workspace) {
   const BackwardPlan plan(p, context.threads, workspace);
   const Sequences& s = plan.seq;
+  const Relative& relative = plan.terms.relative;
+  const auto skewed = [&](int64_t worker) { return relative ? plan.relative.tiles + worker : nullptr; };
+  pack_relative<T>(relative, plan.terms.scale2, context);
   for_units(context, plan.tiles.total(s.batch) * s.query_heads,
             [&](int64_t, int64_t u) { prepare_tile<T>(plan, p, u); });
   for_units(context, plan.chunks.total(s.batch) * s.key_heads,
-            [&](int64_t worker, int64_t u) { run_chunk<T>(plan, p, plan.scratch[worker], u); });
+            [&](int64_t worker, int64_t u) { run_chunk<T>(plan, p, plan.scratch[worker], skewed(worker), u); });
   if (p.dbias)
     run_bias_gradient<T>(BiasGradient(p.dbias, s), plan.terms, plan.row, s, p, plan.rows, context, [&](int64_t worker) {
       return TileScratch{plan.scratch[worker].chunk, plan.scratch[worker].tile, plan.scratch[worker].dkey[0]};
     });
+  for_units(context, p.drelative_keys || p.drelative_bias ? relative.heads() * (2 * relative.reach + 1) : 0,
+            [&](int64_t, int64_t u) { reduce_relative<T>(plan.relative, relative, s, p, plan.rows, u); });
   reduce_parameters(p, s, plan.terms, plan.rows, plan.sums);
 }
 

@@ -55,6 +55,7 @@ struct ForwardPlan {
       packed[n].store(0, std::memory_order_relaxed);
       finished[n].store(0, std::memory_order_relaxed);
     }
+    terms.relative.reserve(a, seq, p.visit, false, [&](int64_t b) { return tiled(b); });
     keys = a.take<float>(slots * slot_panels * kNr * seq.head_dim);
     values = a.take<float>(slots * slot_panels * kNr * value_columns);
     decode = DecodePlan::make(a, seq, threads);
@@ -128,6 +129,10 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
         if (lo[t] <= c && c < hi[t])
           tile<false, kRowStride, 1>(strip_rows(t), 2, s.head_dim, w.query[t * kMr], keys + (j0 + c) * s.head_dim, kNr,
                                      w.score[t * kMr] + c, kBlockKeys);
+    for (int t = 0; t < strips && terms.relative.present; ++t)
+      if (lo[t] < hi[t])
+        add_relative<kBlockKeys>(terms.relative, range, i0 + t * kMr, strip_rows(t), j0, lo[t], hi[t], w.query[t * kMr],
+                                 1.0f, w.score[t * kMr]);
     for (int t = 0; t < strips; ++t)
       for (int r = t * kMr; r < t * kMr + strip_rows(t) && lo[t] < hi[t]; ++r)
         plan.weigh(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
@@ -155,6 +160,7 @@ template <class T>
 void run(const AttentionForward& p, const Context& context, void* workspace) {
   const ForwardPlan plan(p, context.threads, workspace);
   const Sequences& s = plan.seq;
+  pack_relative<T>(plan.terms.relative, plan.terms.scale2, context);
   for_units(context, plan.units.total(s.batch) * s.key_heads, [&](int64_t worker, int64_t unit) {
     const int64_t b = plan.units.sequence(s.batch, unit / s.key_heads),
                   local = unit - plan.units.first[b] * s.key_heads;

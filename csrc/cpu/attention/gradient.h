@@ -104,6 +104,10 @@ struct GradientTile {
           tile<false, kRowStride, 1>(strip_rows(x), 2, dv, dout[x * kMr], k.value_panels + c * dv, kNr,
                                      dscore[x * kMr] + c, kGradientKeys);
         }
+    for (int x = 0; x < strips && t.relative.present; ++x)
+      if (lo[x] < hi[x])
+        add_relative<kGradientKeys>(t.relative, t.range, first + x * kMr, strip_rows(x), k.first, lo[x], hi[x],
+                                    query[x * kMr], t.all.scale2, weight[x * kMr]);
     const bool plain = !t.modifies && !t.all.gate && !t.all.drop_below && !g.bias && row.flat_at_zero &&
                        k.values_finite && dout_finite;
     for (int r = 0; r < rows; ++r) {

@@ -1,4 +1,5 @@
 #pragma once
+#include "cpu/attention/relative.h"
 #include "cpu/attention/sequences.h"
 #include "cpu/vec/convert.h"
 #include "cpu/vec/mulhi.h"
@@ -48,6 +49,7 @@ struct Terms {
   uint32_t drop_below;           // 0: no dropout
   float keep_scale;              // 1/(1 − p)
   uint64_t seed;
+  Relative relative;
 
   explicit Terms(const ScoreSpec& s)
       : unit(with_score(s.map, []<class Map>(Map) { return static_cast<float>(Map::kUnit); })),
@@ -63,7 +65,8 @@ struct Terms {
         bias2(static_cast<float>(s.score_bias * unit)),
         drop_below(s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0),
         keep_scale(static_cast<float>(1 / (1 - s.dropout_p))),
-        seed(s.seed) {}
+        seed(s.seed),
+        relative(s) {}
 
   bool modifies() const { return softcap2 != 0 || bias || slopes || temperature; }
   float sink2(int64_t h) const { return static_cast<const float*>(sinks.data)[h * sinks.stride[0]] * unit; }
@@ -81,9 +84,14 @@ struct HeadTerms {
   float slope2 = 0, bias2 = 0;
   uint32_t number;  // b·Hq + h, the dropout stream
   bool modifies;
+  HeadRelative relative;
 
   HeadTerms(const Terms& t, const Sequences& q, const math::Range& visit, int64_t b, int64_t h)
-      : all(t), range(visit), number(static_cast<uint32_t>(b * q.query_heads + h)), modifies(t.modifies()) {
+      : all(t),
+        range(visit),
+        number(static_cast<uint32_t>(b * q.query_heads + h)),
+        modifies(t.modifies()),
+        relative(t.relative, h, t.scale2) {
     if (t.bias) {
       bias_type = t.bias.dtype;
       bias = {static_cast<char*>(t.bias.data) + (b * t.bias.stride[0] + h * t.bias.stride[1]) * dtype_size(bias_type),
@@ -133,7 +141,7 @@ inline void add_bias(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t
   }
 }
 
-/// Turns products (scale included) into scores over s[0, n), keys from j, before masking.
+/// Turns products (scale and relative term included) into scores over s[0, n), keys from j, before masking.
 /// `capped`, if given, receives temperature·product after the cap: the backward needs it.
 inline void modify_row(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t n, float* capped = nullptr) {
   if (t.all.temperature) {

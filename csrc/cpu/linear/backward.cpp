@@ -23,8 +23,8 @@ struct BackwardPlan {
   static BackwardPlan make(const LinearBackward& p, int threads, void* workspace) {
     Arena a{static_cast<char*>(workspace)};
     const Tokens n(p);
-    const int64_t widest = n.dim > n.columns ? n.dim : n.columns;
-    const int64_t by_rows = n.dim * Scan::state_ld(n.columns), by_columns = n.columns * Scan::state_ld(n.dim);
+    const int64_t widest = n.features > n.columns ? n.features : n.columns;
+    const int64_t by_rows = n.features * Scan::state_ld(n.columns), by_columns = n.columns * Scan::state_ld(n.features);
     BackwardPlan plan{ScanPlan::make(a, p, kKinds, widest, by_rows > by_columns ? by_rows : by_columns, threads),
                       ScanPlan{Tokens(p)}};
     const auto of_heads = [&](const TensorView& to, int64_t width) {
@@ -36,7 +36,7 @@ struct BackwardPlan {
     plan.dkey = of_heads(p.dkey, n.dim);
     plan.dvalue = of_heads(p.dvalue, n.value_dim);
     if (p.normalize) {
-      plan.denominators = ScanPlan::make(a, p, 1, n.dim, n.dim * Scan::state_ld(1), threads);
+      plan.denominators = ScanPlan::make(a, p, 1, n.features, n.features * Scan::state_ld(1), threads);
       plan.factor = n.view(a.take<float>(n.heads * n.rows_in_all()), 1);
       plan.extra = n.view(a.take<float>(n.heads * n.rows_in_all()), 1);
     }
@@ -73,11 +73,23 @@ struct Backward {
     x.factor = flipped(x.factor, count, 4), x.extra = flipped(x.extra, count, 4);
   }
 
+  bool features() const { return p.feature == LinearFeature::taylor2; }
+  Operand query(int64_t b, int64_t h, float scale) const {
+    Operand q = operand(p.query, b, h, n.dim, n.dim, scale);
+    if (features()) q.expand(math::Taylor2::of_query(static_cast<float>(p.scale)));
+    return q;
+  }
+  Operand key(int64_t b, int64_t h) const {
+    Operand k = operand(p.key, b, h, n.dim, n.dim);
+    if (features()) k.expand(math::Taylor2::of_key());
+    return k;
+  }
+
   Scan denominator(int64_t b, int64_t h) const {
     Scan s{};
-    s.d = n.dim, s.e = 1;
-    s.query = operand(p.query, b, h, n.dim, n.dim, static_cast<float>(p.scale));
-    s.key = operand(p.key, b, h, n.dim, n.dim);
+    s.d = n.features, s.e = 1;
+    s.query = query(b, h, static_cast<float>(p.scale));
+    s.key = key(b, h);
     s.value = operand(p.value, b, h, 0, 1);
     s.out = {n.rows(plan.factor, b, h), 1, store_f32, 4};
     s.decay = decay_of(n, p.log_decay, b, h);
@@ -87,8 +99,8 @@ struct Backward {
   }
 
   Scan scan(int kind, int64_t b, int64_t h) const {
-    const float scale = static_cast<float>(p.scale);
-    const int64_t d = n.dim, c = n.columns;
+    const float scale = features() ? 1 : static_cast<float>(p.scale);  // features of the query have it
+    const int64_t d = n.features, c = n.columns;
     Scan s{};
     s.decay = decay_of(n, p.log_decay, b, h);
     s.decay.on_values = kind != kValue;
@@ -96,8 +108,10 @@ struct Backward {
       s.d = c, s.e = d;
       s.query = dout(b, h, c, scale);
       s.key = operand(p.value, b, h, n.value_dim, c);
-      s.value = operand(p.key, b, h, d, d);
-      s.out = {n.rows(plan.dquery, b, h), d, store_f32, 4};
+      s.value = key(b, h);
+      s.out = {n.rows(plan.dquery, b, h), n.dim, store_f32, 4};
+      s.source = query(b, h, 1);
+      s.out.contracts = features();
       s.initial = p.initial_state, s.final = plan.final_state;
       s.transposed = true;
       return s;
@@ -105,8 +119,8 @@ struct Backward {
     const int64_t count = n.count(b);
     if (kind == kValue) {
       s.d = d, s.e = c;
-      s.query = operand(p.key, b, h, d, d);
-      s.key = operand(p.query, b, h, d, d);
+      s.query = key(b, h);
+      s.key = query(b, h, 1);
       s.value = dout(b, h, c, scale);
       s.out = {n.rows(plan.dvalue, b, h), n.value_dim, store_f32, 4};
       s.initial = p.dfinal_state, s.final = p.dinitial_state;
@@ -114,12 +128,14 @@ struct Backward {
       s.d = c, s.e = d;
       s.query = operand(p.value, b, h, n.value_dim, c);
       s.key = dout(b, h, c, scale);
-      s.value = operand(p.query, b, h, d, d);
-      s.out = {n.rows(plan.dkey, b, h), d, store_f32, 4};
+      s.value = query(b, h, 1);
+      s.out = {n.rows(plan.dkey, b, h), n.dim, store_f32, 4};
+      s.source = key(b, h);
+      s.out.contracts = features();
       s.initial = p.dfinal_state;
       s.transposed = true;
     }
-    for (Operand* x : {&s.query, &s.key, &s.value}) flip(*x, count);
+    for (Operand* x : {&s.query, &s.key, &s.value, &s.source}) flip(*x, count);
     s.out.rows = flipped(s.out.rows, count, 4);
     s.decay.rows = flipped(s.decay.rows, count, 4);
     s.decay.shifted = s.decay.per != DecayPer::none;

@@ -1,5 +1,6 @@
 #pragma once
 #include "cpu/linear/tokens.h"
+#include "math/feature.h"
 
 // One chunk of one scan  S_t = decay_t ∘ S_{t−1} + k_tᵀ v_t, out_t = q_t S_t:
 //   out = ((Q Kᵀ) ∘ A) V + (e^b ∘ Q) S        S ← e^{b_m} S + (e^{b_m − b} ∘ K)ᵀ V
@@ -32,7 +33,8 @@ inline StoreRow storer(DType t) {
   return f;
 }
 
-/// scale·factor_r·row r, `width` columns long, and if `columns` is one more a last one: scale·extra_r, or scale.
+/// scale·factor_r·row r, `width` columns long, and if `columns` is one more a last one: scale·extra_r, or scale. Or, if
+/// `expands`, the features of row r.
 struct Operand {
   Rows rows;
   int64_t width, columns;
@@ -40,8 +42,21 @@ struct Operand {
   LoadRow load_row;
   int64_t element;  // bytes
   Rows factor = kNoRows, extra = kNoRows;
+  bool expands = false;
+  math::Taylor2 feature = math::Taylor2::of_key();
 
+  void expand(math::Taylor2 f) {
+    feature = f, expands = true;
+    columns = state_rows(LinearFeature::taylor2, width);
+  }
   void load(int64_t r, float* to) const {
+    if (expands) {
+      float x[kMaxHeadDim + kNr];
+      load_row(rows, r, width, 1, x);
+      feature.expand(x, width, to);
+      for (int64_t c = columns; c < round_up(columns, kNr); ++c) to[c] = 0;
+      return;
+    }
     load_row(rows, r, width, factor.data ? scale * *factor.at<const float>(r) : scale, to);
     if (columns == width) return;
     to[width] = extra.data ? scale * *extra.at<const float>(r) : scale;
@@ -49,7 +64,8 @@ struct Operand {
   }
 };
 
-/// The first `width` columns of out; with `normalize` divided by the last one of them all plus epsilon.
+/// The first `width` columns of out; with `normalize` divided by the last one of them all plus epsilon. Gradients of
+/// features become those of the rows that they were made of, the scan's source.
 struct Output {
   Rows rows;
   int64_t width;
@@ -57,6 +73,7 @@ struct Output {
   int64_t element;  // bytes
   bool normalize = false;
   float epsilon = 0;
+  bool contracts = false;
 };
 
 enum class DecayPer { none, head, token, channel };
@@ -89,6 +106,7 @@ struct Scan {
   int64_t count, d, e;  // steps, key channels, value channels
   Operand query, key, value;
   Output out;
+  Operand source;  // of features whose gradient is out
   Decay decay;
   TensorView initial, final;  // (B, H, ·, ·), may be absent; `transposed`: they are (e, d)
   bool transposed = false;
@@ -268,6 +286,13 @@ struct Chunk {
           const Vec x = Vec::load(log_decay + i * kStride + c) - Vec::load(reference + c);
           (Vec::load(row + c) * exp2(x)).store(row + c);
         }
+      if (s.out.contracts) {
+        float x[kMaxHeadDim + kNr], gradient[kMaxHeadDim];
+        s.source.load_row(s.source.rows, t + i, s.out.width, 1, x);
+        s.source.feature.contract(row, x, s.out.width, gradient);
+        s.out.store_row(s.out.rows, t + i, s.out.width, 1, gradient);
+        continue;
+      }
       const float f = s.out.normalize ? 1 / (row[s.e - 1] + s.out.epsilon) : 1.0f;
       s.out.store_row(s.out.rows, t + i, s.out.width, f, row);
     }

@@ -5,7 +5,7 @@ namespace {
 
 ScanPlan plan_of(Arena& a, const LinearForward& p, int threads) {
   const Tokens n(p);
-  return ScanPlan::make(a, p, 1, n.dim, n.dim * Scan::state_ld(n.columns), threads);
+  return ScanPlan::make(a, p, 1, n.features, n.features * Scan::state_ld(n.columns), threads);
 }
 
 }  // namespace
@@ -25,9 +25,11 @@ void linear(const LinearForward& p, const Context& context, void* workspace) {
   const StoreRow store = storer(p.query.dtype);
   run_scans(plan, context, [&](int, int64_t b, int64_t h) {
     Scan s{};
-    s.d = n.dim, s.e = n.columns;
+    s.d = n.features, s.e = n.columns;
     s.query = {n.rows(p.query, b, h), n.dim, n.dim, static_cast<float>(p.scale), load, size};
     s.key = {n.rows(p.key, b, h), n.dim, n.dim, 1, load, size};
+    if (p.feature == LinearFeature::taylor2)
+      s.query.expand(math::Taylor2::of_query(s.query.scale)), s.key.expand(math::Taylor2::of_key());
     s.value = {n.rows(p.value, b, h), n.value_dim, n.columns, 1, load, size};
     s.out = {n.rows(p.out, b, h), n.value_dim, store, size, p.normalize, static_cast<float>(p.epsilon)};
     s.decay = decay_of(n, p.log_decay, b, h);

@@ -1,4 +1,5 @@
 #include "cpu/linear/tokens.h"
+#include "math/feature.h"
 
 // One token: every element of the state is read and written once, so memory sets the pace.
 namespace saccade::cpu::SACCADE_ISA {
@@ -46,9 +47,18 @@ void step_head(const LinearStep& p, StepScratch& w, int64_t heads, int64_t b, in
     const int64_t at = b * t.stride[0] + h / (heads / t.shape[1]) * t.stride[1];
     return Rows{static_cast<char*>(t.data) + at * dtype_size(t.dtype), 0, t.stride[2]};
   };
-  const int64_t d = p.query.shape[2], dv = p.value.shape[2], columns = dv + p.normalize;
-  load_row<T>(rows(p.query), 0, d, static_cast<float>(p.scale), w.query);
-  load_row<T>(rows(p.key), 0, d, 1.0f, w.key);
+  const int64_t dim = p.query.shape[2], d = state_rows(p.feature, dim), dv = p.value.shape[2],
+                columns = dv + p.normalize;
+  const float scale = static_cast<float>(p.scale);
+  if (p.feature == LinearFeature::taylor2) {
+    load_row<T>(rows(p.query), 0, dim, 1.0f, w.out);
+    math::Taylor2::of_query(scale).expand(w.out, dim, w.query);
+    load_row<T>(rows(p.key), 0, dim, 1.0f, w.out);
+    math::Taylor2::of_key().expand(w.out, dim, w.key);
+  } else {
+    load_row<T>(rows(p.query), 0, d, scale, w.query);
+    load_row<T>(rows(p.key), 0, d, 1.0f, w.key);
+  }
   load_row<T>(rows(p.value), 0, dv, 1.0f, w.value);
   if (p.normalize) w.value[dv] = 1;
   const int64_t factors = p.log_decay ? p.log_decay.shape[2] : 1;

@@ -15,8 +15,10 @@ inline Rows flipped(Rows r, int64_t count, int64_t element) {
 
 struct Tokens {
   bool packed, reverse;
-  int64_t batch, heads, dim, value_dim, columns;  // columns of a state: Dv, with normalize Dv + 1
-  int64_t tokens;                                 // of every sequence; packed: rows in all
+  int64_t batch, heads, dim, value_dim;
+  int64_t features,
+      columns;     // rows and columns of a state: D, or what a feature makes of it; Dv, with normalize Dv + 1
+  int64_t tokens;  // of every sequence; packed: rows in all
   TensorView cu;
 
   explicit Tokens(const LinearProblem& p)
@@ -26,6 +28,7 @@ struct Tokens {
     for (const TensorView* t : {&p.query, &p.key, &p.value}) heads = t->shape[1] > heads ? t->shape[1] : heads;
     dim = p.query.shape[p.query.rank - 1];
     value_dim = p.value.shape[p.value.rank - 1];
+    features = state_rows(p.feature, dim);
     columns = value_dim + p.normalize;
     tokens = p.query.shape[packed ? 0 : 2];
   }

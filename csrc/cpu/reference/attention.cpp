@@ -94,8 +94,16 @@ struct Row {
   }
 
   double distance(int64_t j) const { return static_cast<double>(s.range.position(i) - j); }
-  double dot_key(int64_t j) const {
-    return dot(p.query, s.query_row(p.query, h, i), p.key, s.key_row(p.key, kv_head, j));
+  int64_t relative_row(const TensorView& table, int64_t j) const {
+    const int64_t reach = table.shape[1] / 2;
+    return h * table.stride[0] + (reach + std::clamp(s.range.position(i) - j, -reach, reach)) * table.stride[1];
+  }
+  /// q_i·k_j with the relative term.
+  double product(int64_t j) const {
+    const TensorView &keys = p.score.relative_keys, &bias = p.score.relative_bias;
+    double x = dot(p.query, s.query_row(p.query, h, i), p.key, s.key_row(p.key, kv_head, j));
+    if (keys) x += dot(p.query, s.query_row(p.query, h, i), keys, relative_row(keys, j));
+    return bias ? x + load(bias, relative_row(bias, j)) : x;
   }
   double capped(double qk) const {
     return p.score.softcap > 0 ? math::softcap(factor * qk, p.score.softcap) : factor * qk;
@@ -153,7 +161,7 @@ void forward(const AttentionForward& p, const Context& context, void* workspace)
       const int64_t begin = s.range.key_begin(i), end = s.range.key_end(i);
       double top = row.sink;
       for (int64_t j = begin; j < end; ++j) {
-        score[j] = row.score(row.capped(row.dot_key(j)), j);
+        score[j] = row.score(row.capped(row.product(j)), j);
         if (score[j] > top || std::isnan(score[j])) top = score[j];  // NaN stays
       }
       std::fill_n(sum_v, dv, 0.0);
@@ -187,11 +195,12 @@ struct BackwardRow : Row {
 };
 
 struct Pair {
-  double qk, w, dp, ds, dx;  // w: after dropout; dp: dout·v; s: the score; x: before the softcap
+  double qk, w, dp, ds,
+      dx;  // qk: with the relative term; w: after dropout; dp: dout·v; s: the score; x: before the softcap
   bool visible;
 
   Pair(const BackwardRow& row, int64_t j) {
-    qk = row.dot_key(j);
+    qk = row.product(j);
     const double capped = row.capped(qk), score = row.score(capped, j);
     visible = score != -kInf;
     if (!visible) return;
@@ -275,8 +284,11 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
       const BackwardRow row(p, s, h, i);
       std::fill_n(dq, d, 0.0);
       for (int64_t j = s.range.key_begin(i); !row.empty() && j < s.range.key_end(i); ++j)
-        if (const Pair pair(row, j); pair.visible)
+        if (const Pair pair(row, j); pair.visible) {
           add(dq, pair.dx * row.factor, p.key, s.key_row(p.key, row.kv_head, j));
+          const TensorView& table = p.score.relative_keys;
+          if (table) add(dq, pair.dx * row.factor, table, row.relative_row(table, j));
+        }
       store_row(p.dquery, s.query_row(p.dquery, h, i), dq, 1);
     }
   });
@@ -297,6 +309,35 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
         }
       store_row(p.dkey, s.key_row(p.dkey, g, j), sum_k, 1);
       store_row(p.dvalue, s.key_row(p.dvalue, g, j), sum_v, 1);
+    }
+  });
+  const TensorView &keys = p.drelative_keys, &bias = p.drelative_bias;
+  const auto tables = [&](auto f) { return std::max(keys ? f(keys) : 0, bias ? f(bias) : 0); };
+  const int64_t size = tables([](const TensorView& t) { return t.shape[1]; });
+  const int64_t table_heads = tables([](const TensorView& t) { return t.shape[0]; });
+  each_unit(context, table_heads * size, workspace, backward_doubles(p), [&](int64_t u, double* dr) {
+    const int64_t head = u / size, distance = u % size;  // one row of a table: the pairs at that distance
+    for (const TensorView* to : {&keys, &bias}) {
+      if (!*to || head >= to->shape[0]) continue;
+      std::fill_n(dr, d, 0.0);
+      each_row(p, {{}, to->shape[0] == 1 ? Span{} : Span{head, head + 1}, {}, {}}, [&](const BackwardRow& row) {
+        const math::Range& r = row.s.range;
+        const int64_t j = r.position(row.i) + size / 2 - distance;
+        const int64_t begin = distance == size - 1 ? 0 : j, end = distance == 0 ? r.keys : j + 1;
+        for (int64_t x = std::max(begin, r.key_begin(row.i)); x < std::min(end, r.key_end(row.i)); ++x) {
+          const Pair pair(row, x);
+          if (!pair.visible) continue;
+          if (to == &keys)
+            add(dr, pair.dx * row.factor, p.query, row.s.query_row(p.query, row.h, row.i));
+          else
+            dr[0] += pair.dx * row.factor;
+        }
+      });
+      const int64_t at = head * to->stride[0] + distance * to->stride[1];
+      if (to == &keys)
+        store_row(keys, at, dr, 1);
+      else
+        store(bias, at, dr[0]);
     }
   });
   using R = const BackwardRow&;
@@ -325,8 +366,7 @@ std::string supports(const Problem&) {
 
 template <class Problem, int64_t (*doubles)(const AttentionProblem&)>
 int64_t workspace_bytes(const Problem& p, int threads) {
-  const int64_t units = batch(p) * std::max(p.query.shape[1], p.key.shape[1]);
-  return std::min<int64_t>(threads, units) * doubles(p) * 8;
+  return threads * doubles(p) * 8;
 }
 
 }  // namespace

@@ -37,10 +37,10 @@ inline std::string size_refusal(const TensorView& query, const TensorView& key, 
   return "";
 }
 
-/// What no CUDA attention kernel can run.
+/// What no CUDA attention kernel can run; "" where none of this applies. `shared_bytes`: of the largest block.
 inline std::string refusal(const AttentionProblem& p, int shared_bytes) {
   if (const std::string reason = size_refusal(p.query, p.key, p.value); !reason.empty()) return reason;
-  if (!normalises(p.score.map)) return "score softmax only, got " + std::string(kScoreMapNames[size_t(p.score.map)]);
+  if (p.score.relative_keys || p.score.relative_bias) return "no relative_keys or relative_bias";
   return device_refusal(p.query, shared_bytes);
 }
 
