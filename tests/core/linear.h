@@ -72,7 +72,7 @@ inline Context plain() {
 
 /// `positive`: queries and keys, for a denominator that does not vanish.
 inline Linear make(DType dtype, Heads heads, Sizes n, Per per, double decay, std::mt19937& rng, bool packed = false,
-            bool positive = false) {
+                   bool positive = false) {
   Linear a;
   const auto shape = [&](int64_t h, int64_t width) {
     return packed ? std::vector<int64_t>{n.tokens, h, width} : std::vector<int64_t>{n.batch, h, n.tokens, width};

@@ -6,7 +6,8 @@
 //   dq_t = S_t dout_t      keys v, values k, decay on the values' channels
 //   dv_t = D_tᵀ k_t        keys q, values dout, backward
 //   dk_t = D_t v_t         keys dout, values q, backward, decay on the values' channels
-// so no state is saved. With `normalize`, v has one more channel, 1, and dout is f·(dout, −dout·out) with f = 1/(den + ε).
+// so no state is saved. With `normalize`, v has one more channel, 1, and dout is f·(dout, −dout·out) with f = 1/(den +
+// ε).
 namespace saccade {
 namespace {
 
@@ -15,7 +16,10 @@ using namespace cuda;
 class Backward {
  public:
   Backward(const LinearBackward& p, void* workspace, Queue* queue)
-      : p_(p), plan_(p, p.dlog_decay || p.dinitial_state, workspace, queue), queue_(queue), dout_(plan_.operand(p.dout)) {}
+      : p_(p),
+        plan_(p, p.dlog_decay || p.dinitial_state, workspace, queue),
+        queue_(queue),
+        dout_(plan_.operand(p.dout)) {}
 
   /// Launches everything; without a queue only the workspace is measured.
   int64_t run() {
@@ -37,7 +41,9 @@ class Backward {
     {
       Scans scans(plan_.device, plan_.arena, plan_.type, queue_);
       if (p_.normalize) {
-        scans.run(plan_.denominators(p_, factor_));
+        ScanParams s = plan_.denominators(p_, factor_);
+        if (p_.dlog_decay || p_.dinitial_state) s.rounding = Rounding::none;
+        scans.run(s);
         normalize();
       }
       query_scan(scans, dquery, state);

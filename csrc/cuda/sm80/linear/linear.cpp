@@ -29,9 +29,7 @@ int64_t forward(const LinearForward& p, void* workspace, Queue* queue) {
 }
 
 /// A step's row of each head: no axis of tokens.
-View step_view(const TensorView& t) {
-  return {static_cast<char*>(t.data), t.stride[0], t.stride[1], 0, t.stride[2]};
-}
+View step_view(const TensorView& t) { return {static_cast<char*>(t.data), t.stride[0], t.stride[1], 0, t.stride[2]}; }
 
 void step(const LinearStep& p, const Context& context, void*) {
   Queue queue("linear_attention_step", p.query, context);
@@ -68,10 +66,7 @@ std::string cuda::linear_refusal(const LinearProblem& p, int64_t dim) {
 }
 
 const Kernel<LinearForward> sm80_linear = {
-    "cuda.sm80.linear",
-    [](const LinearForward& p) {
-      return linear_refusal(p, p.query.shape[p.query.rank - 1]);
-    },
+    "cuda.sm80.linear", [](const LinearForward& p) { return linear_refusal(p, p.query.shape[p.query.rank - 1]); },
     [](const LinearForward& p, int) { return forward(p, nullptr, nullptr); },
     [](const LinearForward& p, const Context& context, void* workspace) {
       Queue queue("linear_attention", p.query, context);
@@ -79,13 +74,12 @@ const Kernel<LinearForward> sm80_linear = {
       queue.finish();
     }};
 
-const Kernel<LinearStep> sm80_linear_step = {
-    "cuda.sm80.linear",
-    [](const LinearStep& p) {
-      std::string reason = features(p.feature);
-      if (reason.empty()) reason = size_refusal(p.query, p.key, p.value);
-      return reason.empty() ? device_refusal(p.query, 0) : reason;
-    },
-    [](const LinearStep&, int) { return int64_t{0}; }, step};
+const Kernel<LinearStep> sm80_linear_step = {"cuda.sm80.linear",
+                                             [](const LinearStep& p) {
+                                               std::string reason = features(p.feature);
+                                               if (reason.empty()) reason = size_refusal(p.query, p.key, p.value);
+                                               return reason.empty() ? device_refusal(p.query, 0) : reason;
+                                             },
+                                             [](const LinearStep&, int) { return int64_t{0}; }, step};
 
 }  // namespace saccade

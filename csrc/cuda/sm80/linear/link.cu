@@ -21,7 +21,9 @@ __global__ void __launch_bounds__(kThreads) link_kernel(const __grid_constant__ 
   };
   float state = p.initial.at ? *at(p.initial, 0) : 0;
   const float* lambda = p.lambda + (place * p.heads + h) * p.lambdas() +
-                        (p.decay_of == DecayOf::token ? 0 : p.decay_of == DecayOf::key ? row : column);
+                        (p.decay_of == DecayOf::token ? 0
+                         : p.decay_of == DecayOf::key ? row
+                                                      : column);
 #pragma unroll 4
   for (int64_t x = 0; x < segments; ++x) {
     float* to = at(params.states, place + x);

@@ -36,8 +36,8 @@ struct LinearPlan {
   Operand query, key, value;
   ScanParams scan{};
 
-  /// `exact`: a state or a decay's gradient is a result, in which the roundings of 16-bit products would show. Decay per
-  /// channel changes every operand; they are fp32 then.
+  /// `exact`: a state or a decay's gradient is a result, in which the roundings of 16-bit products would show. Decay
+  /// per channel changes every operand; they are fp32 then.
   LinearPlan(const LinearProblem& p, bool exact, void* workspace, Queue* q)
       : arena{static_cast<char*>(workspace)}, queue(q), device(device_of(p.query)), type(p.query.dtype) {
     scan.packed = static_cast<bool>(p.cu_seqlens);
@@ -65,8 +65,8 @@ struct LinearPlan {
     SumParams w = sizes<SumParams>();
     w.heads = static_cast<int32_t>(t.shape[1]), w.group = 1, w.width = static_cast<int32_t>(width);
     w.from = row_view(t, scan.packed);
-    w.to = {reinterpret_cast<char*>(arena.take<float>(w.heads * scan.rows * stride)), scan.packed ? 0 : scan.tokens * stride,
-            scan.rows * stride, stride, 1};
+    w.to = {reinterpret_cast<char*>(arena.take<float>(w.heads * scan.rows * stride)),
+            scan.packed ? 0 : scan.tokens * stride, scan.rows * stride, stride, 1};
     if (queue) with_operand(t.dtype, [&]<class T>(T) { RowKernels<T>::widen(*queue, w); });
     return {w.to, group};
   }

@@ -115,9 +115,8 @@ __global__ void __launch_bounds__(kDecayThreads) decay_kernel(const __grid_const
       const int64_t from = channels ? part : thread, step = channels ? parts : kDecayThreads;
       for (int64_t x = from; mine && x < (channels ? 1 : p.dim) * static_cast<int64_t>(p.columns); x += step) {
         const auto at = [&](const View& v) {
-          return double{reinterpret_cast<const float*>(v.data)[b * v.batch + h * v.head +
-                                                               (channels ? c : x / p.columns) * v.row +
-                                                               x % p.columns * v.column]};
+          return double{reinterpret_cast<const float*>(
+              v.data)[b * v.batch + h * v.head + (channels ? c : x / p.columns) * v.row + x % p.columns * v.column]};
         };
         final += at(p.state) * at(p.dstate);
       }
@@ -135,8 +134,7 @@ __global__ void __launch_bounds__(kDecayThreads) decay_kernel(const __grid_const
     }
     if (p.per_head) total += later_parts(part_total, true);
   }
-  if (p.per_head && thread == 0)
-    reinterpret_cast<float*>(p.to.data)[h * p.to.head] = static_cast<float>(total);
+  if (p.per_head && thread == 0) reinterpret_cast<float*>(p.to.data)[h * p.to.head] = static_cast<float>(total);
 }
 
 template <class T>

@@ -29,9 +29,9 @@ struct SumParams : RowParams {
 /// dg_t = Σ_{r ≥ t} (q_r·dq_r − k_r·dk_r) + S·dS in time's order, channel by channel or, from `dots`, of them all.
 struct DecayParams : RowParams {
   Operand query, key;
-  View dquery, dkey, to;       // fp32; `to` (B, H, N, D|1), or (1, H) with per_head
-  View state, dstate;          // (B, H, D, columns), null: no gradient of the final state
-  float* dots;                 // [H][rows]; null: channel by channel
+  View dquery, dkey, to;  // fp32; `to` (B, H, N, D|1), or (1, H) with per_head
+  View state, dstate;     // (B, H, D, columns), null: no gradient of the final state
+  float* dots;            // [H][rows]; null: channel by channel
   bool per_head;
 };
 

@@ -96,8 +96,7 @@ struct ScanState {
     for (int i = parts - 1; i >= 0; --i)  // small terms first
       multiply<T>(own, ColumnsA<T, typename Tile::Rows>(x.key(), row0(), X::lane()),
                   ColumnsB<T, typename Tile::Value>(x.part(i), column0(), X::lane()), X::kTokens / X::kDepth);
-    if constexpr (kChannels)
-      each([&](int m, int k, int e, int r, int c) { own[m][k][e] *= of(f.onward, r, c); });
+    if constexpr (kChannels) each([&](int m, int k, int e, int r, int c) { own[m][k][e] *= of(f.onward, r, c); });
     if (x.p.extra) {
       constexpr int kSums = X::kThreads / kSlice;
       const int c = X::thread() % kSlice, first = X::thread() / kSlice;
@@ -229,7 +228,8 @@ __global__ void __launch_bounds__(ScanTile<T, kDim>::kThreads, ScanTile<T, kDim>
       }
       each([&](int, int k, int e, int i, int c) {
         o[0][k][e] *= f.denominator[i];
-        if (x.on_values() && i < n && c < x.columns()) o[0][k][e] *= math::exp2_bounded(x.value_decay()[i * kSlice + c]);
+        if (x.on_values() && i < n && c < x.columns())
+          o[0][k][e] *= math::exp2_bounded(x.value_decay()[i * kSlice + c]);
       });
       __syncthreads();  // queries, weights and values have been read
       const bool stages = x.stages();

@@ -8,7 +8,8 @@
 // Tokens are cut into segments of kSegment. A segment's own state P starts from zero and the state before it, S, is
 // folded in at its end: S ← λ ∘ S + P with λ the segment's decay. That makes no difference to the results between
 //   one launch: a block of a head's slice walks all segments, S and P in registers, and
-//   three: `scan` leaves every segment's P and λ, `link` turns them into the states before each, `scan` has the outputs;
+//   three: `scan` leaves every segment's P and λ, `link` turns them into the states before each, `scan` has the
+//   outputs;
 // so the choice may depend on the batch, and a sequence's bits do not.
 namespace saccade::cuda {
 
@@ -52,14 +53,16 @@ struct ScanParams {
   int32_t limit;                           // tokens handled at once
   bool packed, flip;                       // flip: the last token is the first step
   DecayOf decay_of;
-  bool extra, shifted;                  // shifted: a step decays by the entry of the one before, the first not at all
-  bool global;                          // every query sees the final state
-  bool outputs, segments, wide_out;     // segments: a block walks one, else all
+  bool extra, shifted;               // shifted: a step decays by the entry of the one before, the first not at all
+  bool global;                       // every query sees the final state
+  bool outputs, segments, wide_out;  // segments: a block walks one, else all
   DType out_type;
   Rounding rounding;
 
   SACCADE_FN int32_t state_rows() const { return dim + extra; }
-  SACCADE_FN int32_t lambdas() const { return decay_of == DecayOf::token ? 1 : decay_of == DecayOf::key ? dim : columns; }
+  SACCADE_FN int32_t lambdas() const {
+    return decay_of == DecayOf::token ? 1 : decay_of == DecayOf::key ? dim : columns;
+  }
 };
 
 /// Segments' own states become the states before them; also the final one, if wanted. `scan.initial`, `scan.final` are

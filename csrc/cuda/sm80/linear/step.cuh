@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(const __grid_constan
   const float* decay = row(static_cast<float*>(nullptr), p.decay);
   auto* state = reinterpret_cast<float*>(p.state.data) + b * p.state.batch + h * p.state.head;
   const auto factor = [&](int r) {
-    return p.decay.rows ? math::exp2_bounded(decay[p.channels ? r * p.decay.rows.column : 0] *
-                                             static_cast<float>(math::kLog2e))
-                        : 1.0f;
+    return p.decay.rows
+               ? math::exp2_bounded(decay[p.channels ? r * p.decay.rows.column : 0] * static_cast<float>(math::kLog2e))
+               : 1.0f;
   };
   const auto q = [&](int r) { return p.scale * T::load(query[r * p.query.rows.column]); };
   const auto k = [&](int r) { return T::load(key[r * p.key.rows.column]); };

@@ -14,9 +14,8 @@ struct alignas(16) Steps {
   int64_t first = 0, place = 0;
 
   __device__ explicit Steps(const ScanParams& p) : place(blockIdx.x) {
-    const Piece piece = p.segments
-                            ? find_piece(p, p.cu_seqlens, p.cu_stride, p.tokens, kSegment, blockIdx.x)
-                            : Piece{static_cast<int32_t>(blockIdx.x), 0};
+    const Piece piece = p.segments ? find_piece(p, p.cu_seqlens, p.cu_stride, p.tokens, kSegment, blockIdx.x)
+                                   : Piece{static_cast<int32_t>(blockIdx.x), 0};
     if (piece.index < 0) return;
     sequence(p, piece.batch);
     begin = piece.index * kSegment;

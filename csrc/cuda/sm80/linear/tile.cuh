@@ -20,8 +20,8 @@ template <class T, int kDim>
 struct ScanTile {
   static constexpr int kElement = sizeof(typename T::Storage), kWarps = 8, kThreads = 32 * kWarps;
   static constexpr int kTokens = kDim * kElement >= 512 ? 32 : 64;
-  static constexpr int kBlocks = kTokens / 16;                               // of rows, each of which several warps share
-  static constexpr int kOutColumns = kSlice * kBlocks / kWarps;              // of a warp
+  static constexpr int kBlocks = kTokens / 16;                   // of rows, each of which several warps share
+  static constexpr int kOutColumns = kSlice * kBlocks / kWarps;  // of a warp
   static constexpr int kScoreKeys = kTokens / 2, kScoreWarps = 2 * kBlocks;  // a warp has 16 × kScoreKeys
   static constexpr int kStateBlocks = kDim == 256 ? 2 : 1;                   // of 16 rows of a warp
   static constexpr int kStateColumns = kDim == 64 ? 32 : 64;
@@ -37,7 +37,7 @@ struct ScanTile {
     float query[kTokens], key[kTokens];                  // factors of the tokens
     float query_decayed[kTokens], key_decayed[kTokens];  // from the tile's start, to its end
     float query_extra[kTokens], key_extra[kTokens], denominator[kTokens];
-    float into[kDim], onward[kDim], lambda[kDim];         // of channels: from the start to ref, on to the end; segment's
+    float into[kDim], onward[kDim], lambda[kDim];  // of channels: from the start to ref, on to the end; segment's
     float seen[kSlice], sums[kThreads / kSlice][kSlice];  // of the extra row
     float total;
     int count;
@@ -51,13 +51,15 @@ struct ScanTile {
   static constexpr int kShared(bool channels) { return kDecay + (channels ? kTokens * kSlice * 4 : 0); }
 };
 
-__device__ __forceinline__ double scan_up(double x, int lane) {
+/// The sum of lower lanes' x.
+__device__ __forceinline__ double sum_below(double x, int lane) {
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) {
     const double y = __shfl_up_sync(0xFFFFFFFF, x, d);
     if (lane >= d) x += y;
   }
-  return x;
+  x = __shfl_up_sync(0xFFFFFFFF, x, 1);
+  return lane == 0 ? 0 : x;
 }
 
 /// What is done to a tile; every thread of a block calls these.
@@ -86,7 +88,9 @@ struct Scanner {
   __device__ typename Tile::Score score() const { return {base() + Tile::kScore}; }
   /// Room for values over other tiles: results over the queries, parts of values over weights and state.
   __device__ Value staged() const { return {base()}; }
-  __device__ Value part(int i) const { return {base() + (i == 0 ? Tile::kValue : i == 1 ? Tile::kScore : Tile::kState)}; }
+  __device__ Value part(int i) const {
+    return {base() + (i == 0 ? Tile::kValue : i == 1 ? Tile::kScore : Tile::kState)};
+  }
   static constexpr int kParts = std::is_same_v<T, math::F16> ? 2 : 3;  // of an fp32 number, in 16-bit ones
 
   // These are computed again wherever they are used: the main loop has no registers for them.
@@ -143,7 +147,7 @@ struct Scanner {
       if (!kChannels && j < n) sum += math::kLog2e * s.decay(p, head(), t + j, 0);
       b[i] = sum;
     }
-    const double before = scan_up(sum, lane()) - sum, total = __shfl_sync(0xFFFFFFFF, before + sum, 31);
+    const double before = sum_below(sum, lane()), total = __shfl_sync(0xFFFFFFFF, before + sum, 31);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int j = lane() * kEach + i;
