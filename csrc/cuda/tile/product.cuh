@@ -5,12 +5,20 @@
 // the product's rows: `RowsA` reads [m][k], `ColumnsA` [k][m]; `RowsB` [n][k], `ColumnsB` [k][n].
 namespace saccade::cuda {
 
-/// The address of element (row t, column g) of an fp32 tile's first 8×8; 4·i rows down and 8·n columns to the right of
-/// it lies (corner + 4·i·kRowBytes) ^ (n·32) ^ (i·64), i < 2, and steps of 8 rows are added.
-template <class Tile>
-__device__ __forceinline__ uint32_t lane_corner(Tile tile, int lane) {
-  return tile.unit(lane & 3, lane >> 4) + (lane >> 2 & 3) * 4;
-}
+/// A lane's two numbers of a step of an fp32 tile's columns, (row t, column g) and (t + 4, g); where both operands are
+/// read along their columns (2t, g) and (2t + 1, g), which lie in different banks. 8·n columns to the right are ^
+/// (n·32).
+template <class Tile, bool kBoth>
+struct ColumnPair {
+  uint32_t corner;
+
+  __device__ __forceinline__ ColumnPair(Tile tile, int lane)
+      : corner(tile.unit((lane & 3) * (kBoth ? 2 : 1), lane >> 4) + (lane >> 2 & 3) * 4) {}
+  static __device__ __forceinline__ uint32_t at(uint32_t corner, int k, int i, int n) {
+    constexpr int kRows = kBoth ? 1 : 4;
+    return (corner + (k * 8 + i * kRows) * Tile::kRowBytes) ^ (n * 32) ^ (i * kRows * kUnit);
+  }
+};
 
 template <class T, class Tile>
 struct RowsA {
@@ -23,23 +31,22 @@ struct RowsA {
   }
 };
 
-template <class T, class Tile>
+template <class T, class Tile>  // with ColumnsB<…, true>
 struct ColumnsA {
+  using Pair = ColumnPair<Tile, true>;
   uint32_t corner;
 
   __device__ __forceinline__ ColumnsA(Tile tile, int column, int lane) {
-    corner = (Tile::kElement == 4 ? lane_corner(tile, lane) : tile.corner_across(lane)) ^ (column * Tile::kElement);
+    corner = (Tile::kElement == 4 ? Pair(tile, lane).corner : tile.corner_across(lane)) ^ (column * Tile::kElement);
   }
   __device__ __forceinline__ void load(typename Fragment<T>::A& a, int k, int m) const {
     if constexpr (Tile::kElement == 2) {
       ptx::ldmatrix_x4_trans(a.x, (corner ^ (m * 32)) + k * 16 * Tile::kRowBytes);
     } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t at = corner + (k * 8 + i / 2 * 4) * Tile::kRowBytes;
-        split_tf32(__uint_as_float(ptx::load_shared_32(at ^ (m * 64 + i % 2 * 32) ^ (i / 2 * 64))), a.high[i],
+      for (int i = 0; i < 4; ++i)
+        split_tf32(__uint_as_float(ptx::load_shared_32(Pair::at(corner, k, i / 2, m * 2 + i % 2))), a.high[i],
                    a.low[i]);
-      }
     }
   }
 };
@@ -55,12 +62,13 @@ struct RowsB {
   }
 };
 
-template <class T, class Tile>
+template <class T, class Tile, bool kBoth = false>
 struct ColumnsB {
+  using Pair = ColumnPair<Tile, kBoth>;
   uint32_t corner;
 
   __device__ __forceinline__ ColumnsB(Tile tile, int column, int lane) {
-    corner = (Tile::kElement == 4 ? lane_corner(tile, lane) : tile.corner_down(lane)) ^ (column * Tile::kElement);
+    corner = (Tile::kElement == 4 ? Pair(tile, lane).corner : tile.corner_down(lane)) ^ (column * Tile::kElement);
   }
   __device__ __forceinline__ void load(typename Fragment<T>::B (&b)[2], int k, int pair) const {
     if constexpr (Tile::kElement == 2) {
@@ -72,11 +80,9 @@ struct ColumnsB {
 #pragma unroll
       for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const uint32_t at = corner + (k * 8 + i * 4) * Tile::kRowBytes;
-          split_tf32(__uint_as_float(ptx::load_shared_32(at ^ (pair * 64 + n * 32) ^ (i * 64))), b[n].high[i],
+        for (int i = 0; i < 2; ++i)
+          split_tf32(__uint_as_float(ptx::load_shared_32(Pair::at(corner, k, i, pair * 2 + n))), b[n].high[i],
                      b[n].low[i]);
-        }
     }
   }
 };

@@ -95,7 +95,7 @@ struct ScanState {
 #pragma unroll 1
     for (int i = parts - 1; i >= 0; --i)  // small terms first
       multiply<T>(own, ColumnsA<T, typename Tile::Rows>(x.key(), row0(), X::lane()),
-                  ColumnsB<T, typename Tile::Value>(x.part(i), column0(), X::lane()), X::kTokens / X::kDepth);
+                  ColumnsB<T, typename Tile::Value, true>(x.part(i), column0(), X::lane()), X::kTokens / X::kDepth);
     if constexpr (kChannels) each([&](int m, int k, int e, int r, int c) { own[m][k][e] *= of(f.onward, r, c); });
     if (x.p.extra) {
       constexpr int kSums = X::kThreads / kSlice;

@@ -37,7 +37,8 @@ struct ScanTile {
     float query[kTokens], key[kTokens];                  // factors of the tokens
     float query_decayed[kTokens], key_decayed[kTokens];  // from the tile's start, to its end
     float query_extra[kTokens], key_extra[kTokens], denominator[kTokens];
-    float into[kDim], onward[kDim], lambda[kDim];  // of channels: from the start to ref, on to the end; segment's
+    // Log2 decay from a channel's first token to ref; decay from the tile's start to ref, on to its end; a segment's.
+    float ref[kDim], into[kDim], onward[kDim], lambda[kDim];
     float seen[kSlice], sums[kThreads / kSlice][kSlice];  // of the extra row
     float total;
     int count;
@@ -166,64 +167,80 @@ struct Scanner {
     if (lane() == 31) f.total = math::exp2_bounded(static_cast<float>(total));
   }
 
-  /// Binary logarithm of the decay of a channel from the tile's first token, t, to token i, added up in order.
-  __device__ __forceinline__ float since_first(int32_t t, int i, int c) const {
-    return i == 0 ? 0 : steps().decay(p, head(), t + i, c) * static_cast<float>(math::kLog2e);
-  }
+  /// Log decays of the tokens after the tile's first, a channel of them.
+  struct ChannelDecay {
+    const float* next;
+    int64_t stride;
+
+    __device__ __forceinline__ ChannelDecay(const ScanParams& p, const Steps& s, int32_t t, int c)
+        : next(s.at<const float>(p, p.decay, head(), t + 1 - p.shifted) + c * p.decay.column),
+          stride(s.stride(p, p.decay)) {}
+    __device__ __forceinline__ float log2() {
+      const float g = *next;
+      next += stride;
+      return (g < kLowest ? kLowest : g) * static_cast<float>(math::kLog2e);
+    }
+  };
   /// How many tokens a tile may have, and decay from its start to ref and from there to its end, channel by channel.
   __device__ __forceinline__ int channel_numbers(int32_t t, int n) const {
     auto& f = numbers();
     const int channels = on_keys() ? p.dim : columns(), c = thread(), c0 = on_values() ? column() : 0;
     if (c == 0) f.count = n;
     __syncthreads();
+    float b = 0;
+    int count = n;
     if (c < channels) {
-      float b = 0;
-      int count = n;
+      ChannelDecay g(p, steps(), t, c0 + c);
 #pragma unroll 4
       for (int i = 1; i < n; ++i) {
-        b += since_first(t, i, c0 + c);
+        b += g.log2();
         if (!(fabsf(b) < kRange<T>) && count == n) count = i;
       }
       if (count < n) atomicMin(&f.count, count);
     }
     __syncthreads();
-    n = f.count;
-    if (c < kDim) {
-      float b = 0;
-      const float first = c < channels ? expf(steps().decay(p, head(), t, c0 + c)) : 1;
+    if (f.count < n && c < channels) {
+      n = f.count;
+      b = 0;
+      ChannelDecay g(p, steps(), t, c0 + c);
 #pragma unroll 4
-      for (int i = 1; c < channels && i < n; ++i) b += since_first(t, i, c0 + c);
-      const float ref = b * 0.5f;
-      f.into[c] = first * math::exp2_bounded(ref), f.onward[c] = math::exp2_bounded(b - ref);
+      for (int i = 1; i < n; ++i) b += g.log2();
     }
-    return n;
+    if (c < kDim) {
+      const float first = c < channels ? expf(steps().decay(p, head(), t, c0 + c)) : 1, ref = b * 0.5f;
+      f.ref[c] = ref, f.into[c] = first * math::exp2_bounded(ref), f.onward[c] = math::exp2_bounded(b - ref);
+    }
+    return f.count;
   }
 
-  /// The words of channels from c on become g(token, channel, log2 decay between token and ref, element).
+  /// Elements of a word's channels, from c on, become g(token, channel, log2 decay between token and ref, element).
   template <class X, class G>
   __device__ __forceinline__ void scale_channels(X tile, int32_t t, int n, int c, int channels, int c0,
                                                  const G& g) const {
     constexpr int kPer = 4 / kElement;
     if (c >= channels) return;
-    float b[kPer] = {}, ref[kPer] = {};
-#pragma unroll 4
-    for (int i = 1; i < n; ++i)
+    ChannelDecay decay[2] = {{p, steps(), t, c0 + c}, {p, steps(), t, c0 + c + 1}};
+    float b[2];
 #pragma unroll
-      for (int x = 0; x < kPer; ++x)
-        if (c + x < channels) ref[x] += since_first(t, i, c0 + c + x);
-#pragma unroll 2
+    for (int x = 0; x < kPer; ++x) b[x] = -numbers().ref[c + x];
+#pragma unroll 4
     for (int i = 0; i < n; ++i) {
+      const uint32_t at = tile.unit(i, c / X::kUnitElements) + c % X::kUnitElements * kElement;
+      const uint32_t word = ptx::load_shared_32(at);
       float y[2];
 #pragma unroll
       for (int x = 0; x < kPer; ++x) {
-        if (c + x < channels) b[x] += since_first(t, i, c0 + c + x);
-        y[x] = g(i, c + x, b[x] - 0.5f * ref[x], get(tile, i, c + x));
+        if (i > 0 && c + x < channels) b[x] += decay[x].log2();
+        if constexpr (k16)
+          y[x] = T::load({static_cast<uint16_t>(word >> 16 * x)});
+        else
+          y[x] = __uint_as_float(word);
+        y[x] = g(i, c + x, b[x], y[x]);
       }
-      const uint32_t to = tile.unit(i, c / X::kUnitElements) + c % X::kUnitElements * kElement;
-      if constexpr (kElement == 4)
-        ptx::store_shared_32(to, __float_as_uint(y[0]));
+      if constexpr (k16)
+        ptx::store_shared_32(at, pack<T>(y[0], y[1]));
       else
-        ptx::store_shared_32(to, pack<T>(y[0], y[1]));
+        ptx::store_shared_32(at, __float_as_uint(y[0]));
     }
   }
   __device__ __forceinline__ void channel_tiles(int32_t t, int n) const {
