@@ -180,6 +180,7 @@ __global__ void __launch_bounds__(ScanTile<T, kDim>::kThreads, ScanTile<T, kDim>
       if (next_segment) state.restart();
     }
     x.load(t, n, !look_up);
+    if (const int left = s.end - t - n; left > 0) x.expect(t + n, min(left, Tile::kTokens), !look_up);
     if (X::warp() == 0) x.token_numbers(t, n);
     if constexpr (kChannels) __syncthreads();
     float shrink = 1;

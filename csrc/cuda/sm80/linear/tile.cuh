@@ -220,9 +220,9 @@ struct Scanner {
     constexpr int kPer = 4 / kElement;
     if (c >= channels) return;
     ChannelDecay decay[2] = {{p, steps(), t, c0 + c}, {p, steps(), t, c0 + c + 1}};
-    float b[2];
+    float b[2] = {}, ref[2];  // summed as in channel_numbers, so that the last token's decay is 1 to the bit
 #pragma unroll
-    for (int x = 0; x < kPer; ++x) b[x] = -numbers().ref[c + x];
+    for (int x = 0; x < kPer; ++x) ref[x] = numbers().ref[c + x];
 #pragma unroll 4
     for (int i = 0; i < n; ++i) {
       const uint32_t at = tile.unit(i, c / X::kUnitElements) + c % X::kUnitElements * kElement;
@@ -235,7 +235,7 @@ struct Scanner {
           y[x] = T::load({static_cast<uint16_t>(word >> 16 * x)});
         else
           y[x] = __uint_as_float(word);
-        y[x] = g(i, c + x, b[x], y[x]);
+        y[x] = g(i, c + x, b[x] - ref[x], y[x]);
       }
       if constexpr (k16)
         ptx::store_shared_32(at, pack<T>(y[0], y[1]));
@@ -303,6 +303,21 @@ struct Scanner {
         put(value(), row, c, c == 0 && row < n ? 1 : 0, 0);
       }
     ptx::cp_async_commit();
+  }
+
+  /// Tokens t … t + n − 1 come next: their rows are on their way from memory while a tile is computed.
+  __device__ __forceinline__ void expect(int32_t t, int n, bool keys) const {
+    constexpr int kLine = 128 / kElement;
+    const auto rows = [&](const Operand& o, int c0, int width, int lines) {
+      const auto* from = steps().template at<Storage>(p, o.rows, head() / o.group, t) + c0;
+      const int64_t stride = steps().stride(p, o.rows);
+#pragma unroll 1
+      for (int i = thread(); i < n * lines; i += kThreads)
+        if (const int c = i % lines * kLine; c < width) ptx::prefetch_l2(from + i / lines * stride + c);
+    };
+    if (p.outputs) rows(p.query, 0, p.dim, kDim / kLine);
+    if (keys) rows(p.key, 0, p.dim, kDim / kLine);
+    if (keys && p.value.rows) rows(p.value, column(), columns(), kSlice / kLine);
   }
 
   /// W, or what its operands leave of it, in shared memory.
