@@ -116,7 +116,8 @@ struct Params {
 
 /// Pieces of `size` rows: sequence b of a packed axis owns the places floor(start_b / size) + b …, of which ceil(n_b /
 /// size) are used: monotone and wide enough, so that the grid needs no sequence length (attention/sequence.cuh).
-inline int64_t piece_count(const Params& p, int64_t rows, int64_t size) {
+template <class P>
+int64_t piece_count(const P& p, int64_t rows, int64_t size) {
   return p.packed ? rows / size + p.batch : p.batch * ((rows + size - 1) / size);
 }
 
