@@ -72,7 +72,7 @@ def relative_index(nq: int, nk: int, table: Tensor) -> Tensor:
 
 
 def relative(q: Tensor, t: dict[str, Tensor], nk: int) -> Tensor | float:
-    """q_i . R_{h, p_i - j} + beta_{h, p_i - j}, (B, Hq, Nq, Nk), every row of the table written out; 0 without tables."""
+    """q_i . R_{h, p_i - j} + beta_{h, p_i - j}, (B, Hq, Nq, Nk), every pair's row gathered; 0 without tables."""
     total = 0.0
     if "relative_keys" in t:
         table = t["relative_keys"][:, relative_index(q.shape[2], nk, t["relative_keys"])]

@@ -32,8 +32,8 @@ def test_numpy_is_torch(case):
     out, lse = saccade.softmax_attention(*qkv, return_lse=True, **kwargs)
     assert isinstance(out, np.ndarray) and isinstance(lse, np.ndarray)
     grads = saccade.attention_backward(inputs.dout.numpy(), *qkv, out, lse, dlse=inputs.dlse.numpy(), **kwargs)
-    of_parameters = "dbias dalibi_slopes dtemperature dsinks dhead_gate dscore_bias drelative_keys drelative_bias".split()
-    assert grads._fields == ("dq", "dk", "dv", *of_parameters)
+    parameters = "bias alibi_slopes temperature sinks head_gate score_bias relative_keys relative_bias".split()
+    assert grads._fields == ("dq", "dk", "dv", *(f"d{n}" for n in parameters))
     got = {"out": out, "lse": lse} | {
         {"dq": "dquery", "dk": "dkey", "dv": "dvalue"}.get(n, n): g for n, g in grads._asdict().items() if g is not None
     }

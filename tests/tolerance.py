@@ -84,6 +84,9 @@ def _noise_dense(t: dict[str, Tensor], options: dict, batch: int, u: float, ux: 
     magnitudes = t | {n: t[n].abs() for n in ("relative_keys", "relative_bias") if n in t}
     qk = q @ k.transpose(-1, -2) + reference.relative(q, magnitudes, nk)
     A = tau * c * qk
+    if "relative_keys" in t or "relative_bias" in t:  # one more sum of the score's size is rounded
+        keys = reference.repeat_heads(t["key"], heads)
+        A = A + tau * c * (t["query"] @ keys.transpose(-1, -2) + reference.relative(t["query"], t, nk)).abs()
     if "bias" in t and t["bias"].dtype != torch.bool:
         A = A + t["bias"].abs().masked_fill(t["bias"].isinf(), 0.0)
     if "alibi_slopes" in t:

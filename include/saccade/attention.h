@@ -84,6 +84,8 @@ struct AttentionBackward : AttentionProblem {
 /// Bytes of scratch memory that `attention_forward(problem, context, …)` needs; the caller brings them, 64-byte
 /// aligned. The tiled CPU kernels take, beside 1.5 MiB a thread: forward min(threads + 1, B·Hk)·Nk·(D + Dv)·4 bytes, in
 /// split-KV form (up to 16 queries) Nk/512·Hq·Nq·(Dv + 2)·4; backward B·Hq·Nq·(D + 5)·4; D, Dv up to a multiple of 32.
+/// Of a relative term with C = min(2P, Nq + Nk, what the window leaves) distances and Ht heads, forward Ht·C·(D + 1)·4,
+/// backward Ht·C·(2·D + 1)·4 + B·Hq·Nq·8 and, for the tables' gradients, ⌈16/Hk⌉·Hq·C·(D + 1)·4 bytes more.
 /// The CUDA kernels take a copy of each operand whose rows are not 16-byte aligned, and in split-KV form
 /// B·Nq·⌈Nk/256⌉·Hq·(Dv + 2)·4 bytes (packed: Tk/128 + min(Tq, 16·B) + B in place of B·Nq·⌈Nk/256⌉); backward B·Hq·Nq·8
 /// bytes (0 but for softmax), 4 more for each of dtemperature, dhead_gate, dalibi_slopes and dscore_biases, and up to

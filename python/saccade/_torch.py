@@ -20,7 +20,10 @@ if not _LIBRARY.exists():
 torch.ops.load_library(str(_LIBRARY))
 _ops = torch.ops.saccade
 
-_PARAMETERS = ("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias", "relative_keys", "relative_bias")
+_PARAMETERS = (
+    *("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias"),
+    *("relative_keys", "relative_bias"),
+)
 _NAMES = ("q", "k", "v", *_PARAMETERS, "cu_seqlens_q", "cu_seqlens_k")
 _OPTIONAL = slice(3, 11)  # those with a gradient
 

@@ -53,8 +53,8 @@ def softmax_attention(
 ) -> Array | tuple[Array, Array]:
     """Exact softmax attention in tiles: no N x N matrix, forward or backward.
 
-    With p_i = i + Nk - Nq, the query's place on the key axis, d = p_i - j clipped to [-P, P], R and r the relative tables
-    and cap(x) = softcap * tanh(x / softcap)::
+    With p_i = i + Nk - Nq, the query's place on the key axis, d = p_i - j clipped to [-P, P], R and r the relative
+    tables and cap(x) = softcap * tanh(x / softcap)::
 
         s_ij  = cap(temperature_i * scale * (q_i.k_j + q_i.R_hd + r_hd)) + bias_ij - alibi_slope_h * |p_i - j|
         lse_i = ln(sum_j exp(s_ij) + exp(sink_h))
@@ -81,8 +81,8 @@ def softmax_attention(
         sinks: (Hq,), a logit per head that takes weight and gives no value.
         temperature: broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the score per query.
         head_gate: (Hq,), or broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the output.
-        relative_keys: (Hq, 2P + 1, D), or (1, 2P + 1, D) for all heads, dtype of q: R_hd in row P + d. A key further away
-            than P has the row of P; far from the diagonal the term then costs one dot per query. Differentiable.
+        relative_keys: (Hq, 2P + 1, D), or (1, 2P + 1, D) for all heads, dtype of q: R_hd in row P + d. Keys further
+            away than P share the last row on their side, which costs little. Differentiable.
         relative_bias: (Hq, 2P + 1) or (1, 2P + 1), a number per distance, scaled as q.k is; of the same P if both are
             given. Differentiable and computed in float32 (float64 with q).
         dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). lse has no dropout.

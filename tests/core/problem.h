@@ -108,7 +108,8 @@ class Workspace {
 
 /// Owns every tensor of a problem; an unset tensor is absent.
 struct Attention {
-  Tensor query, key, value, bias, alibi_slopes, temperature, sinks, head_gate, relative_keys, relative_bias, cu_seqlens_q, cu_seqlens_k;
+  Tensor query, key, value, bias, alibi_slopes, temperature, sinks, head_gate, relative_keys, relative_bias,
+      cu_seqlens_q, cu_seqlens_k;
   Tensor out, lse, dout, dlse;
   Tensor dquery, dkey, dvalue, dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate, drelative_keys, drelative_bias;
   ScoreSpec score;  // options without tensors

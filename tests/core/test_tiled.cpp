@@ -145,6 +145,20 @@ TEST(Tiled, EachOption) {
   expect_same_as_reference(a, rng);
 }
 
+// Chunks of keys outnumber the partial tables that their gradients share, tables end within and beyond the distances.
+TEST(Tiled, RelativeTables) {
+  std::mt19937 rng(4);
+  for (int64_t reach : {0, 5, 100, 900})
+    for (bool causal : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "P " << reach << (causal ? " causal" : ""));
+      Attention a = dense(DType::f32, {1, 8, 8, 300, 700, 16, 8}, rng);
+      a.relative_keys = normal(DType::f32, {8, 2 * reach + 1, 16}, rng);
+      a.relative_bias = normal(DType::f32, {1, 2 * reach + 1}, rng);
+      a.visit.causal = causal;
+      expect_same_as_reference(a, rng);
+    }
+}
+
 TEST(Tiled, Packed) {
   std::mt19937 rng(3);
   for (bool causal : {false, true}) {
@@ -157,6 +171,8 @@ TEST(Tiled, Packed) {
     a.visit.causal = causal;
     a.score.scale = 0.2;
     a.make_outputs();
+    expect_same_as_reference(a, rng);
+    a.relative_keys = normal(DType::f32, {4, 61, 24}, rng);
     expect_same_as_reference(a, rng);
   }
 }

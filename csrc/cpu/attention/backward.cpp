@@ -114,9 +114,9 @@ inline void add_key_gradients(BackwardPlan::Scratch& w, const math::Range& range
     if (from >= to) continue;
     const auto add = [&](const float* a, const float* b, float* c, int64_t columns, bool finite) {
       for (int64_t n = 0; n < columns; n += kNr)
-        (finite ? tile<true, 1, kGradientKeys> : tile_nonfinite<1, kGradientKeys>)(m, panel_vectors(n, columns),
-                                                                                   to - from, a, b + n, kRowStride,
-                                                                                   c + n, kRowStride);
+        (finite ? tile<true, 1, kGradientRow> : tile_nonfinite<1, kGradientRow>)(m, panel_vectors(n, columns),
+                                                                                 to - from, a, b + n, kRowStride, c + n,
+                                                                                 kRowStride);
     };
     add(x.weight[from] + key, x.dout[from], w.dvalue[key], dv, x.dout_finite);
     add(x.dscore[from] + key, x.query[from], w.dkey[key], d, x.query_finite);
@@ -124,7 +124,7 @@ inline void add_key_gradients(BackwardPlan::Scratch& w, const math::Range& range
 }
 
 template <class T>
-void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPlan::Scratch& w, SkewedTile* skewed,
+void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPlan::Scratch& w, RelativeTile* skewed,
                int64_t unit) {
   const Sequences& s = plan.seq;
   const int64_t piece = unit / s.key_heads, hk = unit % s.key_heads, b = plan.chunks.sequence(s.batch, piece);
@@ -157,7 +157,7 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       w.tile.compute(terms, plan.row, w.chunk, plan.rows, row0, d, dv);
       add_key_gradients(w, range, d, dv);
       if (skewed) {
-        skewed->load(w.tile, w.chunk, range, terms.relative.reach);
+        skewed->begin_tile(w.tile, w.chunk, range, terms.relative.reach);
         plan.relative.add_tables(plan.terms.relative, s, *skewed, w.tile, w.chunk.count, piece, h);
       }
 
@@ -168,15 +168,12 @@ void run_chunk(const BackwardPlan& plan, const AttentionBackward& p, BackwardPla
       for (int64_t c = 0; c < d; c += kNr)
         for (int t = 0; t < w.tile.strips; ++t)
           if (const int lo = w.tile.lo[t], n = w.tile.hi[t] - lo; n > 0)
-            (w.chunk.keys_finite ? tile<true, kGradientKeys, 1>
-                                 : tile_nonfinite<kGradientKeys, 1>)(w.tile.strip_rows(t), panel_vectors(c, d), n,
-                                                                     w.tile.dscore[t * kMr] + lo, w.chunk.keys[lo] + c,
-                                                                     kRowStride, dq + t * kMr * plan.query_columns + c,
-                                                                     plan.query_columns);
-      for (int t = 0; t < w.tile.strips && skewed; ++t)
-        if (w.tile.lo[t] < w.tile.hi[t])
-          add_relative_query_gradient(terms.relative, *skewed, t * kMr, w.tile.strip_rows(t), w.tile.lo[t],
-                                      w.tile.hi[t], dq + t * kMr * plan.query_columns);
+            (w.chunk.keys_finite ? tile<true, kGradientRow, 1>
+                                 : tile_nonfinite<kGradientRow, 1>)(w.tile.strip_rows(t), panel_vectors(c, d), n,
+                                                                    w.tile.dscore[t * kMr] + lo, w.chunk.keys[lo] + c,
+                                                                    kRowStride, dq + t * kMr * plan.query_columns + c,
+                                                                    plan.query_columns);
+      if (skewed) add_relative_query_gradient(terms.relative, *skewed, w.tile, dq);
       const auto add_rows = [&](float* to, const float* from) {
         for (int r = 0; to && r < w.tile.rows; ++r) to[row0 + r0 + r] += from[r];
       };
@@ -212,7 +209,7 @@ void run(const AttentionBackward& p, const Context& context, void* workspace) {
   const Sequences& s = plan.seq;
   const Relative& relative = plan.terms.relative;
   const auto skewed = [&](int64_t worker) { return relative ? plan.relative.tiles + worker : nullptr; };
-  pack_relative<T>(relative, plan.terms.scale2, context);
+  pack_relative<T>(relative, plan.terms.scale2, plan.terms.scale2, context);
   for_units(context, plan.tiles.total(s.batch) * s.query_heads,
             [&](int64_t, int64_t u) { prepare_tile<T>(plan, p, u); });
   for_units(context, plan.chunks.total(s.batch) * s.key_heads,

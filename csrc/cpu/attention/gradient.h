@@ -10,6 +10,7 @@ namespace {
 constexpr int kGradientRows = 96;  // a multiple of every kMr
 constexpr int kGradientKeys =
     128;  // a multiple of kNr and of 64 (dropout); with D = 128 one thread's tiles are about 600 KiB
+constexpr int kGradientRow = kGradientKeys + kSkewGap;
 
 /// Per query row: what the forward left, and what the sweep over keys adds up.
 struct RowGradients {
@@ -61,8 +62,9 @@ struct GradientRow {
 struct GradientTile {
   alignas(64) float query[kGradientRows][kRowStride];
   alignas(64) float dout[kGradientRows][kRowStride];
-  alignas(64) float weight[kGradientRows][kGradientKeys];  // products, then gate·dropout·w: what multiplies dout
-  alignas(64) float dscore[kGradientRows][kGradientKeys];  // dw, then the gradient of scale·q·k
+  float weight_room[kSkewGap],
+      weight[kGradientRows][kGradientRow];  // products, then gate·dropout·w: what multiplies dout
+  float dscore_room[kSkewGap], dscore[kGradientRows][kGradientRow];  // dw, then the gradient of scale·q·k
   float row_temperature[kGradientRows], row_gate[kGradientRows], row_slope[kGradientRows], row_bias[kGradientRows];
   int lo[kGradientRows / kMr], hi[kGradientRows / kMr];  // columns that some row of the strip sees, lo on a panel
   int64_t first;
@@ -100,14 +102,14 @@ struct GradientTile {
       for (int x = 0; x < strips; ++x)
         if (lo[x] <= c && c < hi[x]) {
           tile<false, kRowStride, 1>(strip_rows(x), 2, d, query[x * kMr], k.key_panels + c * d, kNr,
-                                     weight[x * kMr] + c, kGradientKeys);
+                                     weight[x * kMr] + c, kGradientRow);
           tile<false, kRowStride, 1>(strip_rows(x), 2, dv, dout[x * kMr], k.value_panels + c * dv, kNr,
-                                     dscore[x * kMr] + c, kGradientKeys);
+                                     dscore[x * kMr] + c, kGradientRow);
         }
     for (int x = 0; x < strips && t.relative.present; ++x)
       if (lo[x] < hi[x])
-        add_relative<kGradientKeys>(t.relative, t.range, first + x * kMr, strip_rows(x), k.first, lo[x], hi[x],
-                                    query[x * kMr], t.all.scale2, weight[x * kMr]);
+        add_relative<kGradientRow>(t.relative, t.range, first + x * kMr, strip_rows(x), k.first, lo[x], hi[x],
+                                   query[x * kMr], t.all.scale2, weight[x * kMr]);
     const bool plain = !t.modifies && !t.all.gate && !t.all.drop_below && !g.bias && row.flat_at_zero &&
                        k.values_finite && dout_finite;
     for (int r = 0; r < rows; ++r) {

@@ -8,6 +8,10 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
+// Room between rows of scores: a panel that starts up to kWidth − 1 columns early reaches kMr − 1 further in its last
+// row. With it rows are an odd number of cache lines apart.
+constexpr int kSkewGap = 48;
+
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -69,11 +73,11 @@ struct Relative {
 
 /// One panel of columns of one head of the tables.
 template <class T>
-void pack_panel_of_relative(const Relative& t, float scale2, int64_t h, int64_t c) {
-  const int64_t e = t.low + c, end = smaller(t.reach + 1, e + kNr);
+void pack_panel_of_relative(const Relative& t, float scale, float scale2, int64_t h, int64_t c) {
+  const int64_t e = t.low + c, end = smaller(t.reach, e + kNr);  // zeros from the edge on
   if (t.panels && h < t.keys.shape[0]) {
     const Rows from = t.key_columns(h);
-    pack_panel_transposed<T>(from, e, end, t.head_dim, 1.0f, t.panels + (h * t.columns + c) * t.head_dim);
+    pack_panel_transposed<T>(from, e, end, t.head_dim, scale, t.panels + (h * t.columns + c) * t.head_dim);
     float* rows = t.rows ? t.rows + (h * t.columns + c) * t.row : nullptr;
     for (int64_t i = 0; rows && i < kNr; ++i)
       if (e + i < end)
@@ -92,11 +96,12 @@ void pack_panel_of_relative(const Relative& t, float scale2, int64_t h, int64_t 
   }
 }
 
+/// `scale` of the panels: what the queries they meet lack of `scale2`, the products'.
 template <class T>
-void pack_relative(const Relative& t, float scale2, const Context& context) {
+void pack_relative(const Relative& t, float scale, float scale2, const Context& context) {
   const int64_t panels = t.columns / kNr;
   for_units(context, panels * t.heads(),
-            [&](int64_t, int64_t u) { pack_panel_of_relative<T>(t, scale2, u / panels, u % panels * kNr); });
+            [&](int64_t, int64_t u) { pack_panel_of_relative<T>(t, scale, scale2, u / panels, u % panels * kNr); });
 }
 
 /// The term as one query head sees it.
@@ -128,47 +133,51 @@ inline float dot_rows(const float* x, const float* y, int64_t n) {
   return sum(sums);
 }
 
-/// s[lo, hi) += f·of[x] for x in [a, b), one edge before and the other behind; whole vectors are touched.
-inline void add_run(float* s, int lo, int hi, int64_t a, int64_t b, const float* of, float f, float below,
-                    float above) {
+/// s[lo, hi) += of[x] (null: 0) for x in [a, b), one edge before and the other behind; whole vectors are touched.
+inline void add_run(float* s, int lo, int hi, int64_t a, int64_t b, const float* of, float below, float above) {
   for (int x = lo; x < hi; x += kWidth) {
     Vec term(below);
     if (x >= a && x + kWidth <= b) {
-      term = Vec::load(of + x) * Vec(f);
+      if (!of) continue;
+      term = Vec::load(of + x);
     } else if (x >= a && x >= b) {
       term = Vec(above);
     } else if (x + kWidth > a) {
       alignas(64) float mixed[kWidth];
-      for (int i = 0; i < kWidth; ++i) mixed[i] = x + i < a ? below : x + i < b ? of[x + i] * f : above;
+      for (int i = 0; i < kWidth; ++i) mixed[i] = x + i < a ? below : x + i >= b ? above : of ? of[x + i] : 0;
       term = Vec::load(mixed);
     }
     (Vec::load(s + x) + term).store(s + x);
   }
 }
 
-/// Adds the term to score[lo, hi) of the m rows from i of a strip, keys from j0; f scales what the strip's `query`
-/// gives.
-template <int kColumns>
+/// Adds the term to score[lo, hi) of the m rows from i of a strip, keys from j0. Rows of scores are kRow apart, of
+/// which the kSkewGap floats before every row are room: by rows of kRow + 1 a panel of columns lies on them as on those
+/// of T. `factor` is what the edges lack of the panels' scale.
+template <int kRow>
 __attribute__((noinline)) void add_relative(const HeadRelative& t, const math::Range& range, int64_t i, int m,
-                                            int64_t j0, int lo, int hi, const float* query, float f, float* score) {
-  constexpr int kRoom = kColumns + kMr + 2 * kNr;
-  alignas(64) float product[kMr][kRoom];
-  const int64_t first = j0 + lo - range.position(i + m - 1), last = j0 + hi - 1 - range.position(i);
-  const int64_t begin = larger(first, 1 - t.reach), end = smaller(last + 1, t.reach);
-  const int64_t c0 = begin < end ? (begin - t.low) / kNr * kNr : 0;
+                                            int64_t j0, int lo, int hi, const float* query, float factor,
+                                            float* score) {
+  const int64_t e0 = j0 - range.position(i);  // column of key j0 in the first row; e0 − r in row r
+  const int64_t first = e0 + lo - (m - 1), last = e0 + hi - 1, end = smaller(last + 1, t.reach);
+  const int64_t begin = t.low + (larger(first, 1 - t.reach) - t.low) / kWidth * kWidth;
   if (t.panels)
-    for (int64_t c = c0; begin < end && t.low + c < end; c += kNr)
-      tile<false, kRowStride, 1>(m, 2, t.head_dim, query, t.panels + c * t.head_dim, kNr, product[0] + c - c0, kRoom);
-  for (int r = 0; r < m; ++r) {
-    const int64_t e0 = j0 - range.position(i + r), a = 1 - t.reach - e0, b = t.reach - e0;
-    float* s = score + r * kColumns;
-    if (t.panels) {
-      const float* q = query + r * kRowStride;
-      const float below = first <= -t.reach ? f * dot_rows(q, t.edges, t.row) : 0;
-      const float above = last >= t.reach ? f * dot_rows(q, t.edges + t.row, t.row) : 0;
-      add_run(s, lo, hi, a, b, product[r] + (e0 - t.low - c0), f, below, above);
+    for (int64_t e = begin, n; e < end; e += n) {
+      const int64_t c = e - t.low, in_panel = c % kNr;
+      n = in_panel || end - e <= kWidth ? kWidth : kNr;
+      tile<true, kRowStride, 1>(m, n == kNr ? 2 : 1, t.head_dim, query,
+                                t.panels + (c - in_panel) * t.head_dim + in_panel, kNr, score + (e - e0), kRow + 1);
     }
-    if (t.bias2) add_run(s, lo, hi, a, b, t.bias2 + (e0 - t.low), 1, t.bias2_edges[0], t.bias2_edges[1]);
+  const bool below = first <= -t.reach, above = last >= t.reach;
+  for (int r = 0; r < m; ++r) {
+    const int64_t a = 1 - t.reach - (e0 - r), b = t.reach - (e0 - r);
+    float* s = score + r * kRow;
+    if (t.panels && (below || above)) {
+      const float* q = query + r * kRowStride;
+      add_run(s, lo, hi, a, b, nullptr, below ? factor * dot_rows(q, t.edges, t.row) : 0,
+              above ? factor * dot_rows(q, t.edges + t.row, t.row) : 0);
+    }
+    if (t.bias2) add_run(s, lo, hi, a, b, t.bias2 + (e0 - r - t.low), t.bias2_edges[0], t.bias2_edges[1]);
   }
 }
 

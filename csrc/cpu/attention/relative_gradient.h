@@ -8,37 +8,34 @@
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr int kSkewGap = 16;  // zeros after each row: kMr − 1 are read by dQ and dR, kWidth − 1 by dβ
-constexpr int kSkewRow = kGradientKeys + kSkewGap;
-
-/// dS of one tile, and its sums over the keys on either edge.
-struct SkewedTile {
-  alignas(64) float before[kSkewGap];
-  float ds[kGradientRows][kSkewRow];
+/// One tile's view of its dS, and the sums of its rows over the keys on either edge.
+struct RelativeTile {
   float edges[2][kGradientRows];
+  float* ds;           // the tile's dscore, made T's by zeros in the room between its rows
   int64_t e0;          // column of row 0 and key 0 of the chunk; row r's is e0 − r
   int64_t begin, end;  // columns between the edges that the tile sees
 
-  void load(const GradientTile& x, const KeyChunk& k, const math::Range& range, int64_t reach) {
+  void begin_tile(GradientTile& x, const KeyChunk& k, const math::Range& range, int64_t reach) {
     const int columns = static_cast<int>(round_up(k.count, kNr));
+    ds = x.dscore[0];
     e0 = k.first - range.position(x.first);
     begin = larger(larger(e0 - x.rows + 1, -range.left), 1 - reach);
     end = x.rows == 0 ? begin : smaller(smaller(e0 + k.count - 1, range.right), reach - 1) + 1;
     const vi lane = iota();
-    for (int c = 0; c < kSkewGap; ++c) before[c] = 0;
+    for (int c = 0; c < kSkewGap; c += kWidth) Vec(0.0f).store(x.dscore_room + c);
     for (int r = 0; r < x.rows; ++r) {
-      for (int c = 0; c < columns; c += kWidth) Vec::load(x.dscore[r] + c).store(ds[r] + c);
-      for (int c = columns; c < kSkewRow; c += kWidth) Vec(0.0f).store(ds[r] + c);
+      float* row = x.dscore[r];
+      for (int c = columns; c < kGradientRow; c += kWidth) Vec(0.0f).store(row + c);
       const int64_t a = 1 - reach - (e0 - r), b = larger(a, reach - (e0 - r));  // columns [a, b) are between the edges
       Vec sums[2] = {Vec(0.0f), Vec(0.0f)};
       for (int c = 0; c < columns && c < a; c += kWidth)
-        sums[0] = sums[0] + select(lane < static_cast<int>(smaller(a, columns)) - c, Vec::load(ds[r] + c), Vec(0.0f));
+        sums[0] = sums[0] + select(lane < static_cast<int>(smaller(a, columns)) - c, Vec::load(row + c), Vec(0.0f));
       for (int c = b < 0 ? 0 : static_cast<int>(smaller(b, columns) / kWidth * kWidth); c < columns; c += kWidth)
-        sums[1] = sums[1] + select(lane >= static_cast<int>(larger(b, 0)) - c, Vec::load(ds[r] + c), Vec(0.0f));
+        sums[1] = sums[1] + select(lane >= static_cast<int>(larger(b, 0)) - c, Vec::load(row + c), Vec(0.0f));
       for (int side = 0; side < 2; ++side) edges[side][r] = sum(sums[side]);
     }
   }
-  const float* at(int64_t r, int64_t e) const { return ds[0] + r * kSkewRow + (e - e0 + r); }
+  const float* at(int64_t r, int64_t e) const { return ds + r * (kGradientRow + 1) + (e - e0); }
 };
 
 /// Where the tables' gradients add up. Units (chunks of keys) of one key head take `slots` partial tables in turn, each
@@ -49,7 +46,7 @@ struct RelativeGradient {
   float *dkeys = nullptr, *dbias = nullptr;  // [slot][Hq][columns][row], [slot][Hq][columns + kNr]
   float* edges[2] = {};                      // of every query row: sums of dS over the keys on an edge
   std::atomic<int64_t>* turn = nullptr;      // [Hk][slot]: units done
-  SkewedTile* tiles = nullptr;               // [thread]
+  RelativeTile* tiles = nullptr;             // [thread]
 
   void reserve(Arena& a, const AttentionBackward& p, const Relative& t, const Sequences& s, int64_t rows, int64_t units,
                int threads) {
@@ -62,7 +59,7 @@ struct RelativeGradient {
     if (bias) dbias = a.take<float>(slots * s.query_heads * (t.columns + kNr));
     for (float*& side : edges) side = a.take<float>(s.query_heads * rows);
     turn = a.take<std::atomic<int64_t>>(key_heads * slots);
-    tiles = a.take<SkewedTile>(threads);
+    tiles = a.take<RelativeTile>(threads);
     for (int64_t n = 0; a.base && n < key_heads * slots; ++n) turn[n].store(0, std::memory_order_relaxed);
   }
 
@@ -77,7 +74,7 @@ struct RelativeGradient {
   void end_unit(int64_t n, int64_t hk) const { turn[hk * slots + n % slots].fetch_add(1, std::memory_order_release); }
 
   /// Adds a tile's share of the tables' gradients, between the edges, to those of unit n.
-  void add_tables(const Relative& t, const Sequences& s, const SkewedTile& x, const GradientTile& g, int64_t count,
+  void add_tables(const Relative& t, const Sequences& s, const RelativeTile& x, const GradientTile& g, int64_t count,
                   int64_t n, int64_t h) const {
     const int64_t at = n % slots * s.query_heads + h;
     const auto rows_of = [&](int64_t e, int64_t m, int64_t* from, int64_t* to) {
@@ -89,10 +86,12 @@ struct RelativeGradient {
       const int m = static_cast<int>(smaller(kMr, x.end - e));
       rows_of(e, m, &from, &to);
       float* sums = dkeys + (at * t.columns + e - t.low) * t.row;
+      for (int64_t c = 0; c < m * t.row; c += 16) __builtin_prefetch(sums + c, 1);
       for (int64_t c = 0; c < t.head_dim && from < to; c += kNr)
-        (g.query_finite ? tile<true, 1, kSkewRow + 1>
-                        : tile_nonfinite<1, kSkewRow + 1>)(m, panel_vectors(c, t.head_dim), to - from, x.at(from, e),
-                                                           g.query[from] + c, kRowStride, sums + c, t.row);
+        (g.query_finite ? tile<true, 1, kGradientRow + 1>
+                        : tile_nonfinite<1, kGradientRow + 1>)(m, panel_vectors(c, t.head_dim), to - from,
+                                                               x.at(from, e), g.query[from] + c, kRowStride, sums + c,
+                                                               t.row);
     }
     for (int64_t e = x.begin; bias && e < x.end; e += kWidth) {
       rows_of(e, kWidth, &from, &to);
@@ -104,17 +103,21 @@ struct RelativeGradient {
   }
 };
 
-/// dq of the m rows from r of a tile += dT·R, between the edges.
-inline void add_relative_query_gradient(const HeadRelative& t, const SkewedTile& x, int r, int m, int lo, int hi,
+/// dq of a tile += dT·R, between the edges.
+inline void add_relative_query_gradient(const HeadRelative& t, const RelativeTile& x, const GradientTile& g,
                                         float* dq) {
-  const int64_t begin = larger(x.begin, x.e0 + lo - (r + m - 1)), end = smaller(x.end, x.e0 + hi - r);
-  if (!t.rows || begin >= end) return;
-  bool finite = true;
-  for (int64_t c = (begin - t.low) / kNr; c <= (end - 1 - t.low) / kNr; ++c) finite &= t.finite[c];
-  for (int64_t c = 0; c < t.head_dim; c += kNr)
-    (finite ? tile<true, kSkewRow + 1, 1>
-            : tile_nonfinite<kSkewRow + 1, 1>)(m, panel_vectors(c, t.head_dim), end - begin, x.at(r, begin),
-                                               t.rows + (begin - t.low) * t.row + c, t.row, dq + c, t.row);
+  for (int64_t c = 0; t.rows && c < t.head_dim; c += kNr)
+    for (int n = 0; n < g.strips; ++n) {
+      const int r = n * kMr, m = g.strip_rows(n);
+      const int64_t begin = larger(x.begin, x.e0 + g.lo[n] - (r + m - 1)), end = smaller(x.end, x.e0 + g.hi[n] - r);
+      if (g.lo[n] >= g.hi[n] || begin >= end) continue;
+      bool finite = true;
+      for (int64_t p = (begin - t.low) / kNr; p <= (end - 1 - t.low) / kNr; ++p) finite &= t.finite[p];
+      (finite ? tile<true, kGradientRow + 1, 1>
+              : tile_nonfinite<kGradientRow + 1, 1>)(m, panel_vectors(c, t.head_dim), end - begin, x.at(r, begin),
+                                                     t.rows + (begin - t.low) * t.row + c, t.row, dq + r * t.row + c,
+                                                     t.row);
+    }
 }
 
 /// dq of one row += what its keys on the edges give.
