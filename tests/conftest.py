@@ -53,6 +53,12 @@ def emulator() -> ctypes.CDLL | None:
 
 
 @pytest.fixture(autouse=True)
+def seeded():
+    """Modules start from torch's global generator: the same in every order of the tests."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def no_findings():
     """What the emulator's strict modes find in a test's launches fails the test."""
     yield

@@ -56,8 +56,8 @@ def flow_module(m: nn.FlowAttention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("feature", ["sigmoid", "relu"])
 def test_flow(causal, clamp, feature):
     module = stirred(nn.FlowAttention(12, 4, kv_heads=2, causal=causal, clamp=clamp, feature=feature))
-    # features of 1e-6 give O' of 1e5, whose exp float32 cannot have
-    agree(module, flow_module, inputs(2, 11, 12), single=feature == "sigmoid" or clamp is not None or not causal)
+    # features of 1e-6 give O' of 1e5: exp overflows in float32, and a clamp's edge is met or missed by rounding
+    agree(module, flow_module, inputs(2, 11, 12), single=feature == "sigmoid" or not causal)
 
 
 @pytest.mark.parametrize("causal", [False, True])
