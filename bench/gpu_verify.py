@@ -4,8 +4,9 @@
 
 1. tests: tests/ with every CUDA kernel of the build, on the card.
 2. sanitizer: compute-sanitizer's memcheck, racecheck, initcheck and synccheck over a few cases, forward and backward.
-3. bench: forward and backward against torch SDPA's flash, cuDNN and efficient backends; each result is first compared
-   with float32 arithmetic, every lane runs in turn, and medians of CUDA event times are printed with ratios.
+3. bench: softmax and sigmoid, forward and backward, against torch SDPA's flash, cuDNN and efficient backends; lightning
+   attention against flash-linear-attention where that is installed. Each result is first compared with float32
+   arithmetic, every lane runs in turn, and medians of CUDA event times are printed with ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL = "cuda.sm80.attention"
+KERNEL, LINEAR_KERNEL = "cuda.sm80.attention", "cuda.sm80.linear"
 SANITIZED = (
     "gqa8x2-float32",
     "n129-bfloat16",
@@ -32,6 +33,7 @@ SANITIZED = (
     "all-bfloat16",
     "decode-all-float16",
 )
+SANITIZED_LINEAR = ("token_state", "channel_packed", "normalize_bf16", "head_grouped", "global_state")
 BACKENDS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION")
 ROUNDS = 15
 
@@ -85,11 +87,17 @@ def sanitized() -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     import cases
     import helpers
+    import linear_cases
     import saccade
+    import test_linear
 
     with saccade.kernels.use(KERNEL):
         for name in SANITIZED:
             helpers.run(cases.make(cases.BY_NAME[name]))
+    with saccade.kernels.use(LINEAR_KERNEL):
+        for case in linear_cases.CASES:
+            if case.name in SANITIZED_LINEAR:
+                test_linear.run(linear_cases.make(case))
 
 
 def time_lanes(lanes: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -131,7 +139,11 @@ def bench_case(B: int, H: int, N: int, D: int, causal: bool, dtype_name: str) ->
 
         return call
 
-    lanes: dict[str, Callable[[], torch.Tensor]] = {"saccade": ours}
+    def sigmoid() -> torch.Tensor:
+        with saccade.kernels.use(KERNEL):
+            return saccade.sigmoid_attention(q, k, v, causal=causal)
+
+    lanes: dict[str, Callable[[], torch.Tensor]] = {"saccade": ours, "sigmoid": sigmoid}
     for backend in BACKENDS:
         try:
             torch_with(backend)()
@@ -146,8 +158,13 @@ def bench_case(B: int, H: int, N: int, D: int, causal: bool, dtype_name: str) ->
             i = torch.arange(N - rows, N, device="cuda")[:, None]
             s = s.masked_fill(torch.arange(N, device="cuda")[None] > i, float("-inf"))
         want = s.softmax(-1) @ v[0, 0].float()
-        errors = {name: (call()[0, 0, -rows:].float() - want).abs().max().item() for name, call in lanes.items()}
-    if errors["saccade"] > max(2 * max(e for n, e in errors.items() if n != "saccade"), 1e-5):
+        wants = {"sigmoid": (s - math.log(N)).sigmoid() @ v[0, 0].float()}
+        errors = {
+            name: (call()[0, 0, -rows:].float() - wants.get(name, want)).abs().max().item()
+            for name, call in lanes.items()
+        }
+    rivals = [e for n, e in errors.items() if n not in ("saccade", "sigmoid")]
+    if max(errors["saccade"], errors["sigmoid"]) > max(2 * max(rivals, default=0.0), 1e-5):
         return {"wrong": errors}
 
     def step(call: Callable[[], torch.Tensor]) -> Callable[[], object]:
@@ -168,10 +185,65 @@ def bench_case(B: int, H: int, N: int, D: int, causal: bool, dtype_name: str) ->
     }
 
 
+def bench_linear(B: int, H: int, N: int, D: int, dtype_name: str) -> dict:
+    import saccade
+    import torch
+
+    dtype = getattr(torch, dtype_name)
+    q, k, v, dout = (torch.randn(B, H, N, D, device="cuda", dtype=dtype).requires_grad_(i < 3) for i in range(4))
+    decay = torch.tensor(saccade.linear.linear_head(H, 0, 2), device="cuda")
+
+    def ours() -> torch.Tensor:
+        with saccade.kernels.use(LINEAR_KERNEL):
+            return saccade.linear_attention(q, k, v, log_decay=decay, scale=D**-0.5)
+
+    lanes: dict[str, Callable[[], torch.Tensor]] = {"saccade": ours}
+    try:
+        from fla.ops.simple_gla import chunk_simple_gla
+
+        g = decay.expand(B, N, H).contiguous()
+        heads_last = lambda x: x.transpose(1, 2).contiguous()  # noqa: E731
+        qf, kf, vf = (heads_last(x).detach().requires_grad_(True) for x in (q, k, v))
+        lanes["fla"] = lambda: chunk_simple_gla(qf, kf, vf, g=g, scale=D**-0.5)[0].transpose(1, 2)
+    except ImportError:
+        pass
+
+    rows, h = min(N, 256), H // 2
+    with torch.no_grad():
+        i = torch.arange(N - rows, N, device="cuda")[:, None] - torch.arange(N, device="cuda")
+        weights = torch.where(i >= 0, torch.exp(decay[h] * i.clamp(min=0)), 0.0)
+        want = (weights * (q[0, h, -rows:].float() @ k[0, h].float().T) * D**-0.5) @ v[0, h].float()
+        errors = {
+            n: ((c()[0, h, -rows:].float() - want).abs().max() / want.abs().max()).item() for n, c in lanes.items()
+        }
+    if errors["saccade"] > max(2 * errors.get("fla", 0.0), 1e-2 if dtype_name != "float32" else 1e-4):
+        return {"wrong": errors}
+
+    def step(call: Callable[[], torch.Tensor], leaves: tuple) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(call(), leaves, dout)
+
+    with torch.no_grad():
+        forward = time_lanes(lanes)
+    leaves = {"saccade": (q, k, v)} | ({"fla": (qf, kf, vf)} if "fla" in lanes else {})
+    both = time_lanes({name: step(call, leaves[name]) for name, call in lanes.items()})
+    return {
+        "case": f"lightning {dtype_name} B{B} H{H} N{N} D{D}",
+        "errors": errors,
+        "forward_ms": forward,
+        "both_ms": both,
+        "forward_ratio": {n: ms / forward["saccade"] for n, ms in forward.items()},
+        "both_ratio": {n: ms / both["saccade"] for n, ms in both.items()},
+    }
+
+
 def bench() -> list[dict]:
     import torch
 
     results = []
+    for B, H, N, D in ((4, 32, 8192, 128), (1, 16, 65536, 128), (8, 16, 2048, 64)):
+        torch.cuda.empty_cache()
+        results.append(bench_linear(B, H, N, D, "bfloat16"))
+        print(results[-1], flush=True)
     for dtype in ("bfloat16", "float32"):
         for D in (64, 128, 256):
             for N in (1024, 4096, 16384):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-FLOAT_INPUTS = ("query", "key", "value", "bias", "alibi_slopes", "temperature", "sinks", "head_gate")
+FLOAT_INPUTS = ("query", "key", "value", "bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias",
+                "relative_keys", "relative_bias")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Case:
     """One problem. Sizes are per sequence; `lengths_q`/`lengths_k` make it packed and then replace B, Nq and Nk."""
 
     name: str
+    score: str = "softmax"  # sigmoid, relu, relu2, identity
+    score_bias: str | None = None  # neg_log_n, number, heads
     B: int = 1
     Hq: int = 2
     Hk: int = 1
@@ -34,6 +37,8 @@ class Case:
     temperature: str | None = None  # full, head, query
     sinks: bool = False
     head_gate: str | None = None  # head, token
+    relative: str | None = None  # keys, bias, both; or keys1, bias1, both1: one table for all heads
+    reach: int = 8  # of the relative tables, their P
     dropout_p: float = 0.0
     seed: int = 0
     lengths_q: tuple[int, ...] | None = None
@@ -66,7 +71,7 @@ class Inputs:
 
     @property
     def kwargs(self) -> dict:
-        """Keyword arguments of `softmax_attention`."""
+        """Keyword arguments of `softmax_attention`, or of `attention` for a case with another score map."""
         return {k: t for k, t in self.tensors.items() if k not in ("query", "key", "value")} | self.options
 
     def to(self, device: str) -> Inputs:
@@ -173,6 +178,18 @@ def make(case: Case, device: str = "cpu") -> Inputs:
         tensors["sinks"] = randn(H).to(param)
     if case.head_gate:
         tensors["head_gate"] = (1 + 0.5 * randn(*((H,) if case.head_gate == "head" else rows))).to(param)
+    if case.score != "softmax":
+        options["score"] = case.score
+    if case.score_bias == "heads":
+        tensors["score_bias"] = (-1 + randn(H)).to(param)
+    elif case.score_bias:
+        options["score_bias"] = -1.5 if case.score_bias == "number" else case.score_bias
+    if case.relative:
+        rows_of_table = (1 if case.relative.endswith("1") else H, 2 * case.reach + 1)
+        if case.relative.startswith(("keys", "both")):
+            tensors["relative_keys"] = _laid_out(randn(*rows_of_table, case.D).to(dtype), case.layout)
+        if case.relative.startswith(("bias", "both")):
+            tensors["relative_bias"] = (3 * randn(*rows_of_table)).to(param)
     for name in ("causal", "window", "scale", "softcap", "dropout_p"):
         if getattr(case, name) != Case.__dataclass_fields__[name].default:
             options[name] = getattr(case, name)
@@ -305,7 +322,43 @@ def _cases() -> list[Case]:
     )  # fmt: skip
     add("varlen-rows", bias="bool", temperature="query", head_gate="head", alibi="head", **lengths)
 
+    for name, kw in {
+        "keys": dict(relative="keys"),
+        "bias": dict(relative="bias"),
+        "both": dict(relative="both", causal=True),
+        "keys1": dict(relative="keys1", causal=True, reach=20),
+        "bias1": dict(relative="bias1", reach=3),
+        "both1": dict(relative="both1", window=(30, 4)),
+        "reach0": dict(relative="both", reach=0),
+        "reach1": dict(relative="both", reach=1, causal=True),
+        "reach-all": dict(relative="both", reach=69),
+        "reach-beyond": dict(relative="both", reach=300, causal=True),
+        "scale": dict(relative="both", scale=-0.3),
+        "all": dict(relative="both", causal=True, window=(50, 3), softcap=4.0, bias="full", alibi="head",
+                    temperature="full", sinks=True, head_gate="token", dropout_p=0.25, seed=98, reach=11),
+        "sliced": dict(relative="keys", layout="sliced"),
+    }.items():  # fmt: skip
+        also = low if name in ("keys", "bias", "both", "all") else ()
+        add(f"relative-{name}", also=also, **base, **kw)
+    for n, reach, causal in ((64, 31, False), (65, 64, True), (129, 40, False), (259, 5, True), (259, 128, False)):
+        add(f"relative-n{n}-p{reach}", Nq=n, Nk=n, relative="both", reach=reach, causal=causal, D=16, Dv=16)
+    add("relative-far", Hq=1, Hk=1, Nq=70, Nk=1200, D=16, Dv=8, relative="both", reach=600, also=("bfloat16",))
+    add("relative-q90k20", Hq=2, Nq=90, Nk=20, relative="both", reach=9, causal=True)
+    for d in (1, 33, 100, 256):
+        add(f"relative-d{d}", Hq=2, Hk=2, Nq=40, Nk=70, D=d, Dv=24, relative="both", causal=True, also=("bfloat16",))
+    kw = dict(Hq=4, Hk=2, D=40, Dv=24, tags=("decode",))
+    add("relative-decode", Nq=1, Nk=700, relative="both", reach=100, causal=True, also=low, **kw)
+    add("relative-decode3", B=2, Nq=3, Nk=1200, relative="both1", reach=1200, window=(900, 1), **kw)
+    add("relative-decode-bias", Nq=2, Nk=65, relative="bias", reach=7, **kw)
+    add("relative-varlen", relative="both", causal=True, also=("bfloat16",), **lengths)
+    add("relative-varlen-all", relative="keys1", reach=30, window=(20, 7), temperature="full", softcap=6.0, **lengths)
+    add("relative-varlen-long", Hq=2, Hk=1, D=16, Dv=16, lengths_q=(130, 3, 259), lengths_k=(130, 640, 259),
+        relative="both", reach=50)  # fmt: skip
+
     empty = dict(B=2, Hq=2, Hk=1, D=8, Dv=12)
+    add("relative-zero-keys", Nq=5, Nk=0, relative="both", **empty)
+    add("relative-zero-queries", Nq=0, Nk=5, relative="both1", **empty)
+    add("relative-zero-batch", relative="both", **{**empty, "B": 0})
     add("zero-keys", Nq=5, Nk=0, **empty)
     add("zero-keys-sinks", Nq=5, Nk=0, sinks=True, head_gate="token", temperature="full", **empty)
     add("zero-queries", Nq=0, Nk=5, bias="keys", sinks=True, **empty)
@@ -316,6 +369,38 @@ def _cases() -> list[Case]:
     add("double", dtype="float64", B=2, Hq=4, Hk=2, Nq=20, Nk=33, D=12, Dv=7, causal=True)
     add("double-all", dtype="float64", bias="full", **every)
     add("double-varlen", dtype="float64", causal=True, alibi="batch", **lengths)
+    add("double-relative", dtype="float64", Hq=4, Hk=2, Nq=20, Nk=33, D=12, Dv=7, causal=True, relative="both",
+        temperature="full")  # fmt: skip
+
+    # The other maps differ in a row's arithmetic only: a part of the list for each, without sinks.
+    plain = {c.name: c for c in out if c.dtype == "float32" and "bench" not in c.tags}
+    narrow = (
+        "n17 n65-causal gqa8x2 q200k17-causal bias-neginf bias-bool-causal softcap temperature-head dropout all".split()
+    )
+    narrow += "relative-both relative-all relative-decode relative-varlen".split()
+    narrow += "decode5x1030 values-outliers varlen-causal varlen-all zero-keys zero-sequences layout-sliced".split()
+    wide = narrow + [
+        "n0", "n129", "n259", "d1x40", "d33x96", "d100x192", "d256x160", "d128", "mqa5x1", "q65k129-causal", "q40k1",
+        "decode1x3000", "decode16x1500", "decode-all", "decode-varlen", "bias-full", "bias-head", "bias-keys-causal",
+        "scale", "alibi", "alibi-batch", "temperature", "gate-head", "gate-token", "window-left", "window-causal",
+        "window-long", "window-empty", "all-bool", "values-large", "varlen-rows", "zero-queries", "zero-batch",
+        "scale-negative", "scale-zero",
+    ]  # fmt: skip
+    biases = ("neg_log_n", "number", "heads", None)
+    for score, names in {"sigmoid": wide, "relu": narrow, "relu2": narrow, "identity": narrow}.items():
+        for at, name in enumerate(names):
+            for dtype in (
+                "float32",
+                *(low if name in ("gqa8x2", "all", "varlen-all", "d100x192", "decode-all") else ()),
+            ):
+                case = dataclasses.replace(plain[f"{name}-float32"], name=f"{score}-{name}-{dtype}", dtype=dtype)
+                out.append(dataclasses.replace(case, score=score, score_bias=biases[at % 4], sinks=False))
+    for name in ("double", "double-all"):
+        case = next(c for c in out if c.name == f"{name}-float64")
+        case = dataclasses.replace(
+            case, name=f"sigmoid-{name}-float64", score="sigmoid", score_bias="heads", sinks=False
+        )
+        out.append(case)
 
     for d in (64, 128):
         kw = dict(Hq=8, Hk=8, Nq=2048, Nk=2048, D=d, Dv=d, tags=("bench",), also=("bfloat16",))
@@ -325,6 +410,8 @@ def _cases() -> list[Case]:
     add("bench-8x512x64", **kw)
     kw |= dict(Nq=2048, Nk=2048)
     add("bench-alibi", alibi="head", causal=True, **kw)
+    add("bench-relative64", relative="both", reach=64, **kw)
+    add("bench-relative2048", relative="both", reach=2048, **kw)
     add("bench-window256", window=(256, 0), **kw)
     add("bench-varlen", causal=True, lengths_q=(1024, 512, 256, 256), lengths_k=(1024, 512, 256, 256), **kw)
     kw = dict(Hq=32, Hk=8, Nq=1, Nk=32768, D=128, Dv=128, tags=("bench", "decode"), also=("bfloat16",))

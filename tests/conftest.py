@@ -24,13 +24,13 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def runnable() -> list[str]:
-    """Names of the attention kernels that this machine can run, those for CPU tensors first, in order of preference."""
+def runnable(op: str = "attention") -> list[str]:
+    """Names of an operation's kernels that this machine can run: for CPU tensors first, in order of preference."""
     try:
         import saccade
     except ImportError:  # collect the oracle's tests still; every test that asks for a kernel fails in the fixture
         return ["none"]
-    names = [k.name for k in saccade.kernels.list() if k.op == "attention" and not k.reason]
+    names = [k.name for k in saccade.kernels.list() if k.op == op and not k.reason]
     return sorted(names, key=lambda name: name.startswith("cuda."))
 
 
@@ -50,6 +50,12 @@ def emulator() -> ctypes.CDLL | None:
     """The emulated CUDA runtime (tests/emulator), where this process has preloaded it."""
     library = ctypes.CDLL(None)
     return library if hasattr(library, "saccade_emulator_findings") else None
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Modules start from torch's global generator: the same in every order of the tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

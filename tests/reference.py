@@ -5,6 +5,8 @@ Nothing here is shared with the library, the dropout generator included.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,12 +65,29 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
     return t.repeat_interleave(heads // t.shape[-3], dim=-3)
 
 
+def relative_index(nq: int, nk: int, table: Tensor) -> Tensor:
+    """(nq, nk): row P + (p_i - j clipped to [-P, P]) of a table (H or 1, 2P + 1, ...)."""
+    reach = table.shape[1] // 2
+    return reach + (-distance(nq, nk)).clamp(-reach, reach)
+
+
+def relative(q: Tensor, t: dict[str, Tensor], nk: int) -> Tensor | float:
+    """q_i . R_{h, p_i - j} + beta_{h, p_i - j}, (B, Hq, Nq, Nk), every pair's row gathered; 0 without tables."""
+    total = 0.0
+    if "relative_keys" in t:
+        table = t["relative_keys"][:, relative_index(q.shape[2], nk, t["relative_keys"])]
+        total = torch.einsum("bhid,hijd->bhij", q, table.expand(q.shape[1], -1, -1, -1))
+    if "relative_bias" in t:
+        total = total + t["relative_bias"][:, relative_index(q.shape[2], nk, t["relative_bias"])]
+    return total
+
+
 def dense_scores(t: dict[str, Tensor], options: dict) -> Tensor:
     """s (B, Hq, Nq, Nk) in the dtype of the tensors, -inf where invisible."""
     q, k = t["query"], repeat_heads(t["key"], t["query"].shape[1])
     scale = options.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    s = (q * scale) @ k.transpose(-1, -2)
+    s = (q * scale) @ k.transpose(-1, -2) + scale * relative(q, t, k.shape[2])
     if "temperature" in t:
         s = s * t["temperature"][..., None]
     if cap := options.get("softcap", 0.0):
@@ -95,8 +114,37 @@ def dropout_factor(t: dict[str, Tensor], options: dict, batch: int) -> Tensor | 
     return torch.stack(keep).double() / (1 - p) if keep else torch.zeros(0, h, nq, nk, dtype=torch.float64)
 
 
+def biased(s: Tensor, t: dict[str, Tensor], options: dict) -> Tensor:
+    """Scores with the bias of maps other than softmax; "neg_log_n" is of `options["longest"]` keys."""
+    given = options.get("score_bias", 0.0)
+    if given == "neg_log_n":
+        given = -math.log(options["longest"]) if options["longest"] else 0.0
+    return s + (t["score_bias"][:, None, None] if "score_bias" in t else given)
+
+
+MAPS = {  # of biased scores, -inf where invisible
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "relu2": lambda s: torch.relu(s) ** 2,
+    "identity": lambda s: s.masked_fill(s == float("-inf"), 0.0),
+}
+
+
+def mapped(t: dict[str, Tensor], options: dict, batch: int = 0) -> tuple[Tensor, Tensor]:
+    """Attention with one of MAPS, in the dtype of the tensors; in the place of lse zeros that no gradient leaves."""
+    w = MAPS[options["score"]](biased(dense_scores(t, options), t, options))
+    if (factor := dropout_factor(t, options, batch)) is not None:
+        w = w * factor.to(w.dtype)
+    out = w @ repeat_heads(t["value"], w.shape[1])
+    if "head_gate" in t:
+        out = out * t["head_gate"][..., None]
+    return out, (t["query"] * 0).sum(-1)
+
+
 def dense(t: dict[str, Tensor], options: dict, batch: int = 0) -> tuple[Tensor, Tensor]:
     """Dense attention in the dtype of the tensors, by the textbook sum of exponentials."""
+    if "score" in options:
+        return mapped(t, options, batch)
     s = dense_scores(t, options)
     sinks = t["sinks"][None, :, None, None] if "sinks" in t else torch.tensor(float("-inf"), dtype=s.dtype)
     s = torch.cat([s, sinks.expand(*s.shape[:3], 1)], -1)
@@ -121,6 +169,7 @@ def sequences(t: dict[str, Tensor], options: dict):
     The dense gate is (..., H, Nq) or (H, 1), the temperature broadcastable to (B, H, Nq).
     """
     t = dict(t)
+    options["longest"] = longest_keys(t, options)
     if "cu_seqlens_q" not in options:
         if "head_gate" in t and t["head_gate"].dim() == 1:
             t["head_gate"] = t["head_gate"][:, None]
@@ -141,13 +190,19 @@ def sequences(t: dict[str, Tensor], options: dict):
             one["bias"] = bias if bias.shape[3] == 1 else bias[..., : k.stop - k.start]
         if "alibi_slopes" in t:
             one["alibi_slopes"] = t["alibi_slopes"] if t["alibi_slopes"].dim() == 1 else t["alibi_slopes"][b]
-        if "sinks" in t:
-            one["sinks"] = t["sinks"]
+        one |= {name: t[name] for name in ("sinks", "score_bias", "relative_keys", "relative_bias") if name in t}
         yield one, b
+
+
+def longest_keys(t: dict[str, Tensor], options: dict) -> int:
+    if "cu_seqlens_k" not in options:
+        return t["key"].shape[2]
+    return int(options["cu_seqlens_k"].diff().max()) if len(options["cu_seqlens_k"]) > 1 else 0
 
 
 def over_sequences(dense_fn, t: dict[str, Tensor], options: dict) -> tuple[Tensor, ...]:
     """`dense_fn(tensors, options, batch)` -> tuple of (B, H, N, ...) per sequence, joined in the caller's layout."""
+    options = dict(options)
     parts = [dense_fn(one, options, b) for one, b in sequences(t, options)]
     if "cu_seqlens_q" not in options:
         return parts[0]

@@ -28,12 +28,15 @@ def demo(tmp_path_factory):
         "--config",
         json.dumps(TINY),
         "--no-plots",
+        "--lengths",
+        "32",
+        "64",
     ]
     status = main([*arguments, "--out", str(out)])
     return status, json.loads((out / "result.json").read_text())
 
 
-def test_both_train_alike(demo):
+def test_all_train_and_two_alike(demo):
     status, result = demo
     assert status == 0
     ours, theirs = result["runs"]["saccade"], result["runs"]["torch"]
@@ -41,6 +44,8 @@ def test_both_train_alike(demo):
     assert ours["loss"][0] > 5 and ours["loss"][-1] < ours["loss"][0] - 1
     assert ours["early_gap"] <= compare.EARLY_TOLERANCE
     assert ours["parameters"] == theirs["parameters"] and ours["memory"] > 0 and ours["step"] > 0
+    for r in result["runs"].values():
+        assert r["loss"][-1] < r["loss"][0] - 0.5 and set(r["tokens_per_second"]) == {"32", "64"}
     assert ours["text"] and abs(ours["held_out"] - theirs["held_out"]) < 1e-2
 
 
@@ -51,9 +56,11 @@ def test_report_is_self_contained(demo, tmp_path, capsys):
     _, result = demo
     path = report.write(result, compare.HEADERS, compare.summary(result), tmp_path)
     page = path.read_text()
-    assert path.name == "report.html" and page.count("data:image/png;base64,") == 3
+    assert path.name == "report.html" and page.count("data:image/png;base64,") == 4
     assert "http" not in page and "saccade softmax" in page
-    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("loss", "steps", "memory"))
+    assert all(
+        (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("loss", "steps", "memory", "speed")
+    )
 
 
 def test_diverging_curves_fail(demo):
@@ -98,7 +105,7 @@ def test_a_new_attention_is_one_line(monkeypatch):
     line = attentions.Attention("the same again", ATTENTIONS["torch"].attend, "torch")
     monkeypatch.setitem(ATTENTIONS, "again", line)
     runs = {name: {"title": a.title, "loss": [1.0], "seconds": [0.1]} for name, a in ATTENTIONS.items()}
-    runs = {name: r | {"held_out": 1.0, "memory": 0} for name, r in runs.items()}
+    runs = {name: r | {"held_out": 1.0, "memory": 0, "tokens_per_second": {}} for name, r in runs.items()}
     result = {"steps": 1, "runs": runs}
     assert compare.judge(result) == [] and [row[0] for row in compare.summary(result)][-1] == "the same again"
 

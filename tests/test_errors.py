@@ -58,6 +58,17 @@ DENSE = [
     ("head_gate", dict(head_gate=torch.ones(5)), r"shape \(5,\)", r"\(4,\)"),
     ("head_gate", dict(head_gate=torch.ones(2, 4, 6)), r"shape \(2, 4, 6\)", r"\(2, 4, 5\)"),
     ("head_gate", dict(head_gate=torch.ones(4).int()), "dtype int32", "float32"),
+    ("relative_keys", dict(relative_keys=torch.zeros(4, 6, 8)), r"shape \(4, 6, 8\)", r"\(4 or 1, 2P\+1, 8\)"),
+    ("relative_keys", dict(relative_keys=torch.zeros(2, 7, 8)), r"shape \(2, 7, 8\)", r"\(4 or 1, 2P\+1, 8\)"),
+    ("relative_keys", dict(relative_keys=torch.zeros(4, 7, 6)), r"shape \(4, 7, 6\)", r"\(4 or 1, 2P\+1, 8\)"),
+    ("relative_keys", dict(relative_keys=torch.zeros(7, 8)), r"shape \(7, 8\)", r"\(4 or 1, 2P\+1, 8\)"),
+    ("relative_keys", dict(relative_keys=torch.zeros(4, 0, 8)), r"shape \(4, 0, 8\)", r"\(4 or 1, 2P\+1, 8\)"),
+    ("relative_keys", dict(relative_keys=torch.zeros(4, 7, 8).half()), "dtype float16", "float32"),
+    ("relative_bias", dict(relative_bias=torch.zeros(4, 6)), r"shape \(4, 6\)", r"\(4 or 1, 2P\+1\)"),
+    ("relative_bias", dict(relative_bias=torch.zeros(3, 7)), r"shape \(3, 7\)", r"\(4 or 1, 2P\+1\)"),
+    ("relative_bias", dict(relative_bias=torch.zeros(7)), r"shape \(7,\)", r"\(4 or 1, 2P\+1\)"),
+    ("relative_bias", dict(relative_bias=torch.zeros(4, 7).int()), "dtype int32", "float32"),
+    ("relative_bias", dict(relative_keys=torch.zeros(1, 9, 8), relative_bias=torch.zeros(4, 7)), "7 distances", "9"),
     ("scale", dict(scale=NAN), "nan", "finite"),
     ("scale", dict(scale=INF), "inf", "finite"),
     ("scale", dict(scale="1"), "str", "number"),
@@ -144,7 +155,8 @@ def test_the_good_calls_are_good():
     assert saccade.softmax_attention(PQ, PK, PV, cu_seqlens_q=CQ, cu_seqlens_k=CK).shape == (9, 4, 6)
 
 
-@pytest.mark.parametrize("name", ["q", "k", "v", "bias", "alibi_slopes", "sinks", "temperature", "head_gate"])
+@pytest.mark.parametrize("name", ["q", "k", "v", "bias", "alibi_slopes", "sinks", "temperature", "head_gate",
+                                  "relative_keys", "relative_bias"])  # fmt: skip
 @pytest.mark.parametrize("wrong", [None, [1.0, 2.0], "tensor", 3.0], ids=lambda x: type(x).__name__)
 def test_what_is_no_tensor(name, wrong):
     if wrong is None and name not in "qkv":

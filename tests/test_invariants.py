@@ -36,6 +36,42 @@ def test_keys_split_and_merged_by_lse(kernel, nq, causal):
     close(merged, lse, 0.3)
 
 
+def relative_tables(heads: int, reach: int, d: int) -> dict[str, torch.Tensor]:
+    keys, bias = helpers.random(heads, 2 * reach + 1, d, seed=8), helpers.random(heads, 2 * reach + 1, seed=9)
+    return {"relative_keys": keys, "relative_bias": bias}
+
+
+@pytest.mark.parametrize("nq", [3, 40])
+def test_relative_tables_of_zeros_change_nothing(kernel, nq):
+    """Bitwise: their term is exactly 0."""
+    q, k, v = qkv(Nq=nq, Nk=150)
+    zeros = {n: 0 * t for n, t in relative_tables(2, 20, 16).items()}
+    assert torch.equal(attend(q, k, v, **zeros), attend(q, k, v))
+
+
+@pytest.mark.parametrize("nq", [3, 40])
+def test_relative_term_sees_differences_of_positions_only(kernel, nq):
+    """Queries and keys moved together, past keys that nobody sees, keep their outputs."""
+    q, k, v = qkv(Nq=nq, Nk=150)
+    tables = relative_tables(2, 20, 16)
+    more = [torch.cat([helpers.random(1, 1, 77, 16, seed=7), t], 2) for t in (k, v)]
+    see = (torch.arange(227) >= 77).reshape(1, 1, 1, 227)
+    close(attend(q, *more, bias=see, **tables), attend(q, k, v, **tables), 0.3)
+
+
+@pytest.mark.parametrize("nq", [3, 40])
+def test_relative_bias_is_a_bias(kernel, nq):
+    """beta_{p_i - j} as a matrix; alibi is the table -slope * |p_i - j| / scale."""
+    q, k, v = qkv(Nq=nq, Nk=150)
+    table = helpers.random(2, 81, seed=3)
+    d = torch.arange(nq)[:, None] + 150 - nq - torch.arange(150)[None]
+    bias = table[:, 40 + d.clamp(-40, 40)][None]
+    close(attend(q, k, v, relative_bias=table, scale=0.5), attend(q, k, v, bias=0.5 * bias, scale=0.5), 0.3)
+    slopes = torch.tensor([0.5, 0.03])
+    table = -slopes[:, None] * (torch.arange(401) - 200).abs() * 4
+    close(attend(q, k, v, relative_bias=table), attend(q, k, v, alibi_slopes=slopes), 0.3)
+
+
 def test_order_of_keys_does_not_matter(kernel):
     q, k, v = qkv(Nk=77)
     p = torch.randperm(77, generator=torch.Generator().manual_seed(0))

@@ -193,7 +193,10 @@ def test_core_exports_its_interface_only(package):
     lines = output("nm", "-DC", "--defined-only", package / "libsaccade.so").splitlines()
     strong = {line.split(maxsplit=2)[2] for line in lines if line.split()[1] in "TDBR"}
     functions = {s.split("(")[0].replace("[abi:cxx11]", "") for s in strong}
-    names = "workspace_bytes attention_forward attention_backward explain list_kernels cpu_isa version pool_context"
+    names = (
+        "workspace_bytes attention_forward attention_backward linear_forward linear_backward linear_step explain "
+        "list_kernels cpu_isa version pool_context"
+    )
     assert functions == {f"saccade::{n}" for n in names.split()}
 
 

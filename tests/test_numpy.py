@@ -18,7 +18,7 @@ def arrays(inputs: cases.Inputs) -> tuple[list[np.ndarray], dict]:
     return [t.numpy() for t in inputs.qkv], kwargs
 
 
-PREFIXES = ("gqa", "all-", "varlen", "zero", "bias-", "gate", "layout", "double", "decode-all")
+PREFIXES = ("gqa", "all-", "varlen", "zero", "bias-", "gate", "layout", "double", "decode-all", "relative")
 NUMPY_CASES = [c for c in cases.select() if c.dtype != "bfloat16" and c.bias_dtype == "float32"]
 NUMPY_CASES = [c for c in NUMPY_CASES if c.name.startswith(PREFIXES)]
 
@@ -32,7 +32,8 @@ def test_numpy_is_torch(case):
     out, lse = saccade.softmax_attention(*qkv, return_lse=True, **kwargs)
     assert isinstance(out, np.ndarray) and isinstance(lse, np.ndarray)
     grads = saccade.attention_backward(inputs.dout.numpy(), *qkv, out, lse, dlse=inputs.dlse.numpy(), **kwargs)
-    assert grads._fields == ("dq", "dk", "dv", "dbias", "dalibi_slopes", "dtemperature", "dsinks", "dhead_gate")
+    parameters = "bias alibi_slopes temperature sinks head_gate score_bias relative_keys relative_bias".split()
+    assert grads._fields == ("dq", "dk", "dv", *(f"d{n}" for n in parameters))
     got = {"out": out, "lse": lse} | {
         {"dq": "dquery", "dk": "dkey", "dv": "dvalue"}.get(n, n): g for n, g in grads._asdict().items() if g is not None
     }

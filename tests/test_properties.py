@@ -33,6 +33,7 @@ def any_case(draw) -> cases.Case:
         causal=draw(st.booleans()), window=draw(windows),
         scale=draw(st.one_of(st.none(), st.floats(-1, 1))), softcap=draw(st.sampled_from([0.0, 0.0, 1.0, 20.0])),
         bias=optional(*biases), bias_dtype=draw(st.sampled_from(["float32", "same"])), alibi=optional("head", "batch"),
+        relative=optional("keys", "bias", "both", "both1"), reach=draw(st.sampled_from([0, 1, 5, 33, 64, 200])),
         temperature=optional("full", "head", "query"), sinks=draw(st.booleans()), head_gate=optional("head", "token"),
         dropout_p=draw(st.sampled_from([0.0, 0.0, 0.1, 0.7])), seed=draw(st.integers(0, 2**64 - 1)),
         lengths_q=tuple(q for q, _ in lengths) if packed else None,

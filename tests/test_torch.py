@@ -19,12 +19,15 @@ OPCHECKED = [
     Case("op-plain", B=2, Hq=4, Hk=2, Nq=9, Nk=12, D=8, Dv=6, causal=True),
     Case("op-bnhd", B=2, Hq=4, Hk=2, Nq=9, Nk=12, D=8, Dv=6, layout="bnhd", dtype="bfloat16"),
     Case("op-all", B=2, Hq=4, Hk=2, Nq=9, Nk=12, D=8, Dv=6, bias="full", alibi="batch", temperature="full", sinks=True,
-         head_gate="token", softcap=3.0, window=(5, 2), dropout_p=0.2, seed=4),
+         head_gate="token", softcap=3.0, window=(5, 2), dropout_p=0.2, seed=4, relative="both", reach=3),
     Case("op-bool", Nq=5, Nk=7, bias="bool", temperature="head", head_gate="head"),
     Case("op-packed", Hq=4, Hk=2, D=8, Dv=6, lengths_q=(3, 0, 5), lengths_k=(4, 2, 5), causal=True, temperature="full"),
     Case("op-empty", Nq=0, Nk=3),
 ]  # fmt: skip
-PARAMETERS = ("bias", "alibi_slopes", "temperature", "sinks", "head_gate")
+PARAMETERS = (
+    *("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias"),
+    *("relative_keys", "relative_bias"),
+)
 
 
 def op_arguments(inputs: cases.Inputs) -> tuple:
@@ -33,7 +36,7 @@ def op_arguments(inputs: cases.Inputs) -> tuple:
     left, right = o["window"] if o.get("window") is not None else (-1, -1)
     return (
         *inputs.qkv, *(t.get(n) for n in PARAMETERS), o.get("cu_seqlens_q"), o.get("cu_seqlens_k"), "softmax",
-        o.get("scale", inputs.case.D**-0.5), o.get("softcap", 0.0), o.get("causal", False), left, right,
+        o.get("scale", inputs.case.D**-0.5), o.get("softcap", 0.0), 0.0, o.get("causal", False), left, right,
         o.get("dropout_p", 0.0), o.get("seed", 0), "",
     )  # fmt: skip
 
@@ -138,9 +141,9 @@ def test_no_grad_and_partial_grad():
 
 def test_gradients_that_are_not_asked_for_change_nothing():
     """Each parameter alone gets the gradient it gets among all."""
-    inputs = cases.make(BY_NAME["all-float32"])
+    inputs = cases.make(BY_NAME["relative-all-float32"])
     want = helpers.run(inputs)
-    for name in ("query", "key", "value", *PARAMETERS):
+    for name in inputs.tensors:
         leaf = inputs.tensors[name].detach().requires_grad_()
         tensors = inputs.tensors | {name: leaf}
         q, k, v = (tensors.pop(n) for n in ("query", "key", "value"))
@@ -166,9 +169,10 @@ GRADCHECKED = [
     Case("gc-plain", dtype="float64", Hq=2, Hk=1, Nq=3, Nk=4, D=3, Dv=2),
     Case("gc-causal-empty", dtype="float64", Hq=2, Hk=2, Nq=5, Nk=3, D=2, Dv=2, causal=True),
     Case("gc-all", dtype="float64", B=2, Hq=2, Hk=1, Nq=3, Nk=4, D=2, Dv=3, causal=True, window=(2, 0), softcap=2.0,
-         bias="head", alibi="batch", temperature="full", sinks=True, head_gate="token", dropout_p=0.3, seed=3),
+         bias="head", alibi="batch", temperature="full", sinks=True, head_gate="token", dropout_p=0.3, seed=3,
+         relative="both", reach=2),
     Case("gc-packed", dtype="float64", Hq=2, Hk=1, D=2, Dv=2, lengths_q=(2, 0, 3), lengths_k=(3, 1, 3), causal=True,
-         bias="keys", alibi="head", temperature="head", sinks=True, head_gate="head"),
+         bias="keys", alibi="head", temperature="head", sinks=True, head_gate="head", relative="both1", reach=1),
 ]  # fmt: skip
 
 

@@ -34,6 +34,8 @@ NOISE = 1.0
 
 def composition(t: dict[str, Tensor], options: dict, batch: int = 0) -> tuple[Tensor, Tensor]:
     """Dense attention as a user of plain torch writes it, in the dtype of the tensors; empty rows mended by hand."""
+    if "score" in options:
+        return reference.mapped(t, options, batch)
     s = reference.dense_scores(t, options)
     if "sinks" in t:
         s = torch.cat([s, t["sinks"][None, :, None, None].expand(*s.shape[:3], 1)], -1)
@@ -79,12 +81,18 @@ def _noise_dense(t: dict[str, Tensor], options: dict, batch: int, u: float, ux: 
     m = reference.dropout_factor(t, options, batch)
     m = torch.ones_like(w) if m is None else m
 
-    qk = q @ k.transpose(-1, -2)
+    magnitudes = t | {n: t[n].abs() for n in ("relative_keys", "relative_bias") if n in t}
+    qk = q @ k.transpose(-1, -2) + reference.relative(q, magnitudes, nk)
     A = tau * c * qk
+    if "relative_keys" in t or "relative_bias" in t:  # one more sum of the score's size is rounded
+        keys = reference.repeat_heads(t["key"], heads)
+        A = A + tau * c * (t["query"] @ keys.transpose(-1, -2) + reference.relative(t["query"], t, nk)).abs()
     if "bias" in t and t["bias"].dtype != torch.bool:
         A = A + t["bias"].abs().masked_fill(t["bias"].isinf(), 0.0)
     if "alibi_slopes" in t:
         A = A + t["alibi_slopes"][..., :, None, None].abs() * away
+    if "score" in options:
+        return _noise_mapped(t, options, u, ux, s, A, m, gate, c * tau, c * qk, away, (k, v, q, dout), magnitudes)
     mean_A = (w * A).sum(-1, keepdim=True)
     r = 2 + A + mean_A
 
@@ -96,18 +104,82 @@ def _noise_dense(t: dict[str, Tensor], options: dict, batch: int, u: float, ux: 
     def to_keys(x: Tensor) -> Tensor:
         return x.unflatten(1, (heads // group, group)).sum(2)
 
+    dq_relative, tables = _noise_relative(c * tau * ds, q, magnitudes)
     dot = (m * w * (dout @ v.transpose(-1, -2)) * r).sum(-1)
     return {
         "out": u * gate * ((m * w * r) @ v) + ux * out,
         "lse": (u * (2 + mean_A + t["lse"].abs().masked_fill(t["lse"].isinf(), 0.0)[..., None]))[..., 0],
-        "dquery": c * tau * (ds @ k),
+        "dquery": c * tau * (ds @ k) + dq_relative,
         "dkey": to_keys((c * tau * ds).transpose(-1, -2) @ q),
         "dvalue": to_keys(u * (gate * m * w * r).transpose(-1, -2) @ dout),
         "dbias": ds,
         "dalibi_slopes": (ds * away).sum((-1, -2)),
         "dtemperature": (ds * c * qk).sum(-1),
         "dhead_gate": u * dot,
+        **tables,
         "dsinks": (w_sink * ((u * (r.amax(-1, keepdim=True) if nk else 2.0) + ux) * (dlse + D)))[..., 0].sum(-1),
+    }
+
+
+def _noise_relative(dx: Tensor, q: Tensor, t: dict[str, Tensor]) -> tuple[Tensor | float, dict[str, Tensor]]:
+    """What the bound dx of d(loss)/d(q_i.k_j) puts into dquery through the table, and into the tables' gradients."""
+    dq, found = 0.0, {}
+    for name in ("relative_keys", "relative_bias"):
+        if name not in t:
+            continue
+        at = reference.relative_index(*dx.shape[-2:], t[name])
+        of_row = torch.zeros(*dx.shape[:3], t[name].shape[1], dtype=dx.dtype).scatter_add(-1, at.expand(dx.shape), dx)
+        shared = t[name].shape[0] == 1
+        if name == "relative_keys":
+            dq = torch.einsum("bhie,hed->bhid", of_row, t[name].expand(dx.shape[1], -1, -1))
+            grad = torch.einsum("bhie,bhid->hed", of_row, q)
+        else:
+            grad = of_row.sum((0, 2))
+        found[f"d{name}"] = grad.sum(0, keepdim=True) if shared else grad
+    return dq, found
+
+
+def _noise_mapped(t, options, u, ux, s, A, m, gate, factor, qk, away, operands, magnitudes) -> dict[str, Tensor]:
+    """The same for a map f of each score: w carries u (2 |w| + |f'| A), ds_ij = f' dP carries u (2 |f'| + |f''| A) dP.
+
+    Where a kink lies within the score's own error, f' is uncertain by all of its jump.
+    """
+    k, v, q, dout = operands
+    heads, group = q.shape[1], q.shape[1] // t["key"].shape[1]
+    x = reference.biased(s, t, options)
+    A = A + (x - s).nan_to_num(0.0).abs() + 1
+    x = x.masked_fill(x == float("-inf"), -1e30)
+    seen, near = s != float("-inf"), x.abs() <= 8 * u * A
+    w = torch.sigmoid(x)
+    f, df, ddf = {
+        "sigmoid": (w, w * (1 - w), w * (1 - w)),
+        "relu": (x.clamp(min=0), (x > 0).double(), near / u),
+        "relu2": (x.clamp(min=0) ** 2, 2 * x.clamp(min=0), 2.0 * ((x > 0) | near)),
+        "identity": (x.abs(), torch.ones_like(x), torch.zeros_like(x)),
+    }[options["score"]]
+    f, df, ddf = (y * seen for y in (f, df, ddf))
+    dw = u * (2 * f + df * A)
+    vdout = dout @ v.transpose(-1, -2)
+    dP = gate * m * vdout
+    ds = u * (2 * df + ddf * A) * dP
+
+    def to_keys(y: Tensor) -> Tensor:
+        return y.unflatten(1, (heads // group, group)).sum(2)
+
+    dx = factor * (ds + u * df * dP)
+    dq_relative, tables = _noise_relative(dx, q, magnitudes)
+    return {
+        "out": gate * ((m * dw) @ v) + u * gate * ((m * f) @ v) + ux * t["out"].abs(),
+        "lse": t["lse"] * 0,
+        "dquery": dx @ k + dq_relative,
+        "dkey": to_keys(dx.transpose(-1, -2) @ q),
+        **tables,
+        "dvalue": to_keys((gate * m * (dw + u * f)).transpose(-1, -2) @ dout),
+        "dbias": ds,
+        "dalibi_slopes": ((ds + u * df * dP) * away).sum((-1, -2)),
+        "dtemperature": ((ds + u * df * dP) * qk).sum(-1),
+        "dhead_gate": (m * (dw + u * f) * vdout).sum(-1),
+        "dscore_bias": (ds + u * df * dP).sum((-1, -2)),
     }
 
 
@@ -120,10 +192,11 @@ def noise(inputs: Inputs, ref: dict[str, Tensor]) -> dict[str, tuple[float, floa
     sums: dict[str, list[Tensor]] = {}
     rows = {"dout": inputs.dout.double(), "dlse": inputs.dlse.double(), "out": ref["out"], "lse": ref["lse"]}
     cq = inputs.options["cu_seqlens_q"].tolist() if "cu_seqlens_q" in inputs.options else None
-    for one, b in reference.sequences(tensors, inputs.options):
+    options = dict(inputs.options)
+    for one, b in reference.sequences(tensors, options):
         for name, x in rows.items():
             one[name] = x if cq is None else x[cq[b] : cq[b + 1]].transpose(0, 1)[None]
-        for name, x in _noise_dense(one, inputs.options, b, u, ux).items():
+        for name, x in _noise_dense(one, options, b, u, ux).items():
             sums.setdefault(name, []).append(x)
     found = {}
     for name, x in ref.items():

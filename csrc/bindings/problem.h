@@ -16,7 +16,7 @@ namespace saccade::bindings {
 /// The scalars of a call, in the order of the torch schema.
 struct AttentionOptions {
   std::string score;
-  double scale, softcap;
+  double scale, softcap, score_bias;
   bool causal;
   int64_t window_left, window_right;
   double dropout_p;
@@ -24,9 +24,12 @@ struct AttentionOptions {
   std::string kernel;
 
   void apply(AttentionProblem& problem) const {
-    if (score != "softmax")
-      throw Error("attention: score: got \"" + score + "\", wanted \"softmax\"; this build has no other score map");
-    problem.score.map = ScoreMap::softmax;
+    const auto name = std::find(std::begin(kScoreMapNames), std::end(kScoreMapNames), score);
+    if (name == std::end(kScoreMapNames))
+      throw Error("attention: score: got \"" + score +
+                  "\", wanted softmax, sigmoid, relu, relu2 or identity; choose a score map of this build");
+    problem.score.map = static_cast<ScoreMap>(name - std::begin(kScoreMapNames));
+    problem.score.score_bias = score_bias;
     problem.score.scale = scale;
     problem.score.softcap = softcap;
     problem.score.dropout_p = dropout_p;
@@ -38,11 +41,12 @@ struct AttentionOptions {
 };
 
 /// The tensor arguments of a call, in the order of the torch schema.
-constexpr std::array<const char*, 10> kOperandNames = {"query",        "key",         "value", "bias",
-                                                       "alibi_slopes", "temperature", "sinks", "head_gate",
-                                                       "cu_seqlens_q", "cu_seqlens_k"};
+constexpr std::array<const char*, 13> kOperandNames = {
+    "query",     "key",          "value",         "bias",          "alibi_slopes", "temperature", "sinks",
+    "head_gate", "score_biases", "relative_keys", "relative_bias", "cu_seqlens_q", "cu_seqlens_k"};
+constexpr size_t kParameters = 8;  // of them, bias to relative_bias, have gradients
 
-inline std::array<TensorView*, 10> operands(AttentionProblem& p) {
+inline std::array<TensorView*, 13> operands(AttentionProblem& p) {
   return {&p.query,
           &p.key,
           &p.value,
@@ -51,6 +55,9 @@ inline std::array<TensorView*, 10> operands(AttentionProblem& p) {
           &p.score.temperature,
           &p.score.sinks,
           &p.score.head_gate,
+          &p.score.score_biases,
+          &p.score.relative_keys,
+          &p.score.relative_bias,
           &p.visit.cu_seqlens_q,
           &p.visit.cu_seqlens_k};
 }
@@ -98,23 +105,29 @@ inline void shape_outputs(AttentionForward& p) {
   const int last = like.rank - 1;
   if (last >= 0 && p.value.rank > 0) like.shape[last] = p.value.shape[p.value.rank - 1];
   p.out = dense_like(like);
-  p.lse = contiguous(p.query.dtype == DType::f64 ? DType::f64 : DType::f32, std::max(last, 0), p.query.shape);
+  if (normalises(p.score.map))
+    p.lse = contiguous(p.query.dtype == DType::f64 ? DType::f64 : DType::f32, std::max(last, 0), p.query.shape);
 }
 
-/// The same for the gradients; `needs`: bias, alibi_slopes, temperature, sinks, head_gate.
-inline void shape_gradients(AttentionBackward& p, const std::array<bool, 5>& needs) {
+/// The same for the gradients; `needs`: bias, alibi_slopes, temperature, sinks, head_gate,
+/// score_biases, relative_keys, relative_bias.
+inline void shape_gradients(AttentionBackward& p, const std::array<bool, kParameters>& needs) {
   p.dquery = dense_like(p.query);
   p.dkey = dense_like(p.key);
   p.dvalue = dense_like(p.value);
-  const std::array<const TensorView*, 5> of = {&p.score.bias, &p.score.alibi_slopes, &p.score.temperature,
-                                               &p.score.sinks, &p.score.head_gate};
-  const std::array<TensorView*, 5> to = {&p.dbias, &p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate};
-  for (int i = 0; i < 5; ++i)
+  const std::array<const TensorView*, kParameters> of = {
+      &p.score.bias,      &p.score.alibi_slopes, &p.score.temperature,   &p.score.sinks,
+      &p.score.head_gate, &p.score.score_biases, &p.score.relative_keys, &p.score.relative_bias};
+  const std::array<TensorView*, kParameters> to = {&p.dbias,          &p.dalibi_slopes, &p.dtemperature,
+                                                   &p.dsinks,         &p.dhead_gate,    &p.dscore_biases,
+                                                   &p.drelative_keys, &p.drelative_bias};
+  for (size_t i = 0; i < kParameters; ++i)
     if (needs[i] && *of[i]) *to[i] = contiguous(of[i]->dtype, of[i]->rank, of[i]->shape);
 }
 
-inline std::array<TensorView*, 8> gradients(AttentionBackward& p) {
-  return {&p.dquery, &p.dkey, &p.dvalue, &p.dbias, &p.dalibi_slopes, &p.dtemperature, &p.dsinks, &p.dhead_gate};
+inline std::array<TensorView*, 3 + kParameters> gradients(AttentionBackward& p) {
+  return {&p.dquery, &p.dkey,       &p.dvalue,        &p.dbias,          &p.dalibi_slopes, &p.dtemperature,
+          &p.dsinks, &p.dhead_gate, &p.dscore_biases, &p.drelative_keys, &p.drelative_bias};
 }
 
 /// The candidates for a problem given without its outputs; explaining reads no data, so all of them may lie in one
@@ -128,9 +141,9 @@ inline std::vector<Candidate> explain_inputs(const AttentionProblem& inputs, boo
   if (!backward) return explain(forward, context);
   AttentionBackward problem;
   static_cast<AttentionProblem&>(problem) = inputs;
-  problem.out = problem.dout = forward.out;
-  problem.lse = forward.lse;
-  shape_gradients(problem, {inputs.score.bias.dtype != DType::boolean, true, true, true, true});
+  problem.dout = forward.out;
+  if (normalises(inputs.score.map)) problem.out = forward.out, problem.lse = forward.lse;
+  shape_gradients(problem, {inputs.score.bias.dtype != DType::boolean, true, true, true, true, true, true, true});
   for (TensorView* gradient : gradients(problem)) gradient->data = &place;
   return explain(problem, context);
 }

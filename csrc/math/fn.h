@@ -12,7 +12,8 @@
 #endif
 
 // A value type V is double (reference) or a vector (cpu/vec/vec.h). It offers + − * /, V(float) and, found by
-// argument-dependent lookup or in scalar.h: exp2, exp2_bounded (x < 128 is promised), tanh, abs.
+// argument-dependent lookup or in scalar.h: exp2, exp2_bounded (x < 128 is promised), tanh, abs, rcp (x ≥ 1),
+// select.
 namespace saccade::math {
 
 inline constexpr double kLog2e = 1.4426950408889634;

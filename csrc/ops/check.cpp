@@ -1,60 +1,15 @@
 #include "ops/check.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <initializer_list>
-#include <utility>
-#include <vector>
 
-#include "ops/registry.h"
-#include "saccade/error.h"
+#include "ops/arguments.h"
 
 namespace saccade {
 namespace {
 
-std::string number(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", x);
-  return text;
-}
-
-std::string tuple(const int64_t* x, int n) {
-  std::string s = "(";
-  for (int i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(x[i]);
-  return s + (n == 1 ? ",)" : ")");
-}
-
-std::string shape_text(const TensorView& t) { return tuple(t.shape, t.rank); }
-
-/// A wanted size; negative: any, printed by its name.
-struct Axis {
-  int64_t size;
-  const char* name;
-};
-using Axes = std::initializer_list<Axis>;
-
-std::string axes_text(Axes axes) {
-  std::string s = "(";
-  for (const Axis* a = axes.begin(); a != axes.end(); ++a)
-    s += (a != axes.begin() ? ", " : "") + (a->size < 0 ? std::string(a->name) : std::to_string(a->size));
-  return s + (axes.size() == 1 ? ",)" : ")");
-}
-
-/// The view at `rank` axes, aligned right, with stride 0 along axes of size 1.
-void expand(TensorView& t, int rank) {
-  const int pad = rank - t.rank;
-  for (int i = rank - 1; i >= 0; --i) {
-    t.shape[i] = i < pad ? 1 : t.shape[i - pad];
-    t.stride[i] = t.shape[i] == 1 ? 0 : t.stride[i - pad];
-  }
-  t.rank = rank;
-}
-
-class Checker {
+class Checker : Arguments {
  public:
-  Checker(const char* op, AttentionProblem& p) : op_(op), p_(p) {}
+  Checker(const char* op, AttentionProblem& p) : Arguments(op, p.query), p_(p) {}
 
   /// Everything but what the operation writes or reads back.
   void inputs() {
@@ -66,13 +21,21 @@ class Checker {
   void forward(AttentionForward& p) {
     outputs_of_forward(p.out, p.lse);
     writable("out", p.out);
-    writable("lse", p.lse);
+    if (p.lse) writable("lse", p.lse);
   }
 
   void backward(AttentionBackward& p) {
-    outputs_of_forward(p.out, p.lse);
-    same("dout", p.dout, "out", p.out);
-    if (p.dlse) same("dlse", p.dlse, "lse", p.lse);
+    if (normalises(p.score.map)) {
+      outputs_of_forward(p.out, p.lse);
+      same("dout", p.dout, "out", p.out);
+      if (p.dlse) same("dlse", p.dlse, "lse", p.lse);
+    } else {
+      for (const auto& [name, t] :
+           {std::pair<const char*, const TensorView&>{"out", p.out}, {"lse", p.lse}, {"dlse", p.dlse}})
+        if (t) fail(name, "a tensor", "none with this score map", "drop it: its backward needs q, k, v and dout only");
+      TensorView lse;
+      outputs_of_forward(p.dout, lse, "dout");
+    }
     gradient("dquery", p.dquery, "query", p.query);
     gradient("dkey", p.dkey, "key", p.key);
     gradient("dvalue", p.dvalue, "value", p.value);
@@ -84,6 +47,9 @@ class Checker {
     if (p.dtemperature) gradient("dtemperature", p.dtemperature, "temperature", s.temperature);
     if (p.dsinks) gradient("dsinks", p.dsinks, "sinks", s.sinks);
     if (p.dhead_gate) gradient("dhead_gate", p.dhead_gate, "head_gate", s.head_gate);
+    if (p.dscore_biases) gradient("dscore_biases", p.dscore_biases, "score_biases", s.score_biases);
+    if (p.drelative_keys) gradient("drelative_keys", p.drelative_keys, "relative_keys", s.relative_keys);
+    if (p.drelative_bias) gradient("drelative_bias", p.drelative_bias, "relative_bias", s.relative_bias);
     expand_gradients(p);
   }
 
@@ -95,78 +61,13 @@ class Checker {
     if (s.alibi_slopes) expand(s.alibi_slopes, 2);
     if (s.temperature) expand(s.temperature, row_rank());
     if (s.head_gate) expand(s.head_gate, row_rank());
+    if (s.relative_keys) expand(s.relative_keys, 3);
+    if (s.relative_bias) expand(s.relative_bias, 2);
   }
 
  private:
-  [[noreturn]] void fail(const char* arg, const std::string& got, const std::string& wanted,
-                         const std::string& todo) const {
-    throw Error(std::string(op_) + ": " + arg + ": got " + got + ", wanted " + wanted + "; " + todo);
-  }
-
   bool packed() const { return p_.query.rank == 3; }
   int row_rank() const { return packed() ? 2 : 3; }
-  std::string to_match(const char* name, const TensorView& t) const {
-    return std::string(" to match ") + name + " " + shape_text(t);
-  }
-
-  void present(const char* arg, const TensorView& t) const {
-    if (!t) fail(arg, "no tensor", "one", "pass a TensorView with a dtype");
-  }
-
-  /// What holds for every tensor, whatever its meaning.
-  void sane(const char* arg, const TensorView& t) const {
-    present(arg, t);
-    if (t.dtype > DType::boolean)
-      fail(arg, "dtype number " + std::to_string(int(t.dtype)), "one of DType's", "set TensorView::dtype");
-    if (t.rank < 0 || t.rank > TensorView::kMaxRank)
-      fail(arg, "rank " + std::to_string(t.rank), "0 to " + std::to_string(TensorView::kMaxRank),
-           "set TensorView::rank");
-    int64_t count = 1, reach = 0, bytes = 0, step = 0;
-    bool overflow = false;
-    for (int i = 0; i < t.rank; ++i) {
-      if (t.shape[i] < 0) fail(arg, "shape " + shape_text(t), "sizes >= 0", "fix the shape");
-      if (t.stride[i] == INT64_MIN) overflow = true;
-      const int64_t size = std::max<int64_t>(t.shape[i], 1);
-      overflow |= __builtin_mul_overflow(count, size, &count);
-      overflow |= __builtin_mul_overflow(size - 1, t.stride[i] < 0 && !overflow ? -t.stride[i] : t.stride[i], &step);
-      overflow |= __builtin_add_overflow(reach, step, &reach);
-    }
-    overflow |= __builtin_mul_overflow(std::max(count, reach), dtype_size(t.dtype), &bytes);
-    if (overflow)
-      fail(arg, "shape " + shape_text(t) + " and strides " + tuple(t.stride, t.rank), "fewer than 2^63 bytes",
-           "split the problem");
-    const TensorView& q = p_.query;
-    if (t.device != q.device || (q.device != DeviceType::cpu && t.device_index != q.device_index))
-      fail(arg, "device " + device_text(t), "the query's " + device_text(p_.query), "move it there");
-    if (!t.data && t.numel() > 0)
-      fail(arg, "a null pointer for shape " + shape_text(t), "the address of its first element",
-           "set TensorView::data");
-  }
-
-  void dtype(const char* arg, const TensorView& t, DType wanted, const char* why) const {
-    if (t.dtype != wanted)
-      fail(arg, std::string("dtype ") + dtype_name(t.dtype), std::string(dtype_name(wanted)) + " " + why,
-           std::string("cast it to ") + dtype_name(wanted));
-  }
-
-  void shape(const char* arg, const TensorView& t, Axes axes, const std::string& match, const char* todo) const {
-    bool ok = t.rank == static_cast<int>(axes.size());
-    for (int i = 0; ok && i < t.rank; ++i) ok = axes.begin()[i].size < 0 || axes.begin()[i].size == t.shape[i];
-    if (!ok) fail(arg, "shape " + shape_text(t), axes_text(axes) + match, todo);
-  }
-
-  void broadcastable(const char* arg, const TensorView& t, Axes axes, const std::string& match) const {
-    const int pad = static_cast<int>(axes.size()) - t.rank;
-    bool ok = pad >= 0;
-    for (int i = 0; ok && i < t.rank; ++i) {
-      const int64_t size = axes.begin()[pad + i].size;
-      ok = t.shape[i] == 1 || size < 0 || t.shape[i] == size;
-    }
-    if (!ok)
-      fail(arg, "shape " + shape_text(t), "one that broadcasts to " + axes_text(axes) + match,
-           "give every axis its size or 1");
-  }
-
   void operands() {
     const TensorView &q = p_.query, &k = p_.key, &v = p_.value;
     sane("query", q);
@@ -230,42 +131,11 @@ class Checker {
           "both count the same sequences");
   }
 
-  /// The longest sequence, −1 where the host cannot read it.
-  int64_t offsets(const char* arg, const TensorView& t, const char* of, int64_t total) const {
-    sane(arg, t);
-    dtype(arg, t, DType::i32, "for offsets");
-    shape(arg, t, {{-1, "B+1"}}, "", "pass the B+1 offsets of B sequences");
-    if (t.shape[0] < 1) fail(arg, "shape (0,)", "(B+1,)", "pass the B+1 offsets of B sequences, [0] for none");
-    const int64_t n = t.shape[0] - 1;
-    const int32_t* entries = static_cast<const int32_t*>(t.data);
-    std::vector<int32_t> copy;
-    if (t.device != DeviceType::cpu) {
-      // Kernels clamp what they read there; looking at it costs a wait for the device.
-      const char* check = std::getenv("SACCADE_CHECK");
-      if (!check || std::string(check) != "1" || t.stride[0] < 0) return -1;
-      copy.resize(n * t.stride[0] + 1);
-      if (!copy_to_host(copy.data(), t, static_cast<int64_t>(copy.size()) * 4)) return -1;
-      entries = copy.data();
-    }
-    const auto at = [&](int64_t i) { return static_cast<int64_t>(entries[i * t.stride[0]]); };
-    if (at(0) != 0) fail(arg, std::to_string(at(0)) + " as first entry", "0", "start at token 0");
-    int64_t longest = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (at(i + 1) < at(i))
-        fail(arg, std::to_string(at(i + 1)) + " after " + std::to_string(at(i)) + " at entry " + std::to_string(i + 1),
-             "ascending entries", "pass cumulative lengths");
-      longest = std::max(longest, at(i + 1) - at(i));
-    }
-    if (at(n) != total)
-      fail(arg, std::to_string(at(n)) + " as last entry", std::to_string(total) + ", the tokens of " + of,
-           "cover every token");
-    return longest;
-  }
-
   void options() {
     const ScoreSpec& s = p_.score;
-    if (s.map != ScoreMap::softmax)
-      fail("map", std::to_string(int(s.map)), "ScoreMap::softmax", "choose a score map of this build");
+    if (s.map > ScoreMap::identity)
+      fail("map", std::to_string(int(s.map)), "one of ScoreMap's", "choose a score map of this build");
+    score_bias();
     if (!std::isfinite(s.scale)) fail("scale", number(s.scale), "a finite number", "the usual scale is 1/sqrt(D)");
     if (!std::isfinite(s.softcap) || s.softcap < 0)
       fail("softcap", number(s.softcap), "a finite number >= 0", "0 means no cap");
@@ -291,9 +161,11 @@ class Checker {
               "pass a slope per head, (Hq,), or per batch and head, (B, Hq)");
     }
     if (s.sinks) {
+      if (!normalises(s.map)) fail("sinks", "a tensor", "none with this score map", "drop it: no row sum takes it in");
       parameter("sinks", s.sinks);
       shape("sinks", s.sinks, {h}, to_query, "pass a logit per query head");
     }
+    relative();
     per_row("temperature", s.temperature, to_query);
     if (s.head_gate && s.head_gate.rank == 1) {
       parameter("head_gate", s.head_gate);
@@ -301,6 +173,49 @@ class Checker {
     } else {
       per_row("head_gate", s.head_gate, to_query);
     }
+  }
+
+  void relative() const {
+    const TensorView &keys = p_.score.relative_keys, &bias = p_.score.relative_bias;
+    const auto table = [&](const char* arg, const TensorView& t, bool with_dim) {
+      const int64_t d = p_.query.shape[p_.query.rank - 1];
+      const bool heads = t.rank > 0 && (t.shape[0] == 1 || t.shape[0] == heads_);
+      if (t.rank != 2 + with_dim || !heads || t.shape[1] % 2 == 0 || (with_dim && t.shape[2] != d))
+        fail(arg, "shape " + shape_text(t),
+             "(" + std::to_string(heads_) + " or 1, 2P+1" + (with_dim ? ", " + std::to_string(d) : "") + ")" +
+                 to_match("query", p_.query),
+             "distances -P to P, an odd number of rows, for every query head or one for all");
+    };
+    if (keys) {
+      sane("relative_keys", keys);
+      dtype("relative_keys", keys, p_.query.dtype, "like query");
+      table("relative_keys", keys, true);
+    }
+    if (!bias) return;
+    parameter("relative_bias", bias);
+    table("relative_bias", bias, false);
+    if (keys && keys.shape[1] != bias.shape[1])
+      fail("relative_bias", std::to_string(bias.shape[1]) + " distances",
+           std::to_string(keys.shape[1]) + to_match("relative_keys", keys), "give both tables the same distances");
+  }
+
+  void score_bias() {
+    ScoreSpec& s = p_.score;
+    if (s.score_bias != s.score_bias) {  // kNegLogN
+      if (keys_ < 0)
+        fail("score_bias", "-ln(n) with cu_seqlens on the device", "a number",
+             "pass -log of the longest sequence of keys; reading it there would wait for the device");
+      s.score_bias = keys_ > 0 ? -std::log(static_cast<double>(keys_)) : 0;
+    }
+    if (!std::isfinite(s.score_bias))
+      fail("score_bias", number(s.score_bias), "a finite number", "the usual one is -ln(Nk)");
+    if (normalises(s.map) && (s.score_bias != 0 || s.score_biases))
+      fail("score_bias", s.score_biases ? "a tensor" : number(s.score_bias), "none with softmax",
+           "drop it: softmax does not change with a constant");
+    if (!s.score_biases) return;
+    parameter("score_biases", s.score_biases);
+    shape("score_biases", s.score_biases, {{heads_, "Hq"}}, to_match("query", p_.query),
+          "pass a number per query head");
   }
 
   void parameter(const char* arg, const TensorView& t) const {
@@ -320,54 +235,26 @@ class Checker {
 
   DType statistic() const { return p_.query.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-  void outputs_of_forward(const TensorView& out, const TensorView& lse) const {
+  void outputs_of_forward(const TensorView& out, const TensorView& lse, const char* name = "out") const {
     const TensorView &q = p_.query, &v = p_.value;
     const std::string match = to_match("query", q) + " and value " + shape_text(v);
-    sane("out", out);
-    dtype("out", out, q.dtype, "like query");
-    sane("lse", lse);
-    dtype("lse", lse, statistic(), "for statistics");
+    const bool statistics = normalises(p_.score.map);
+    sane(name, out);
+    dtype(name, out, q.dtype, "like query");
+    if (!statistics && lse) fail("lse", "a tensor", "none with this score map", "drop it: there is no row sum");
+    if (statistics) {
+      sane("lse", lse);
+      dtype("lse", lse, statistic(), "for statistics");
+    }
     const char *out_todo = "out has the query's shape with the value's head dim",
                *lse_todo = "lse has the query's shape without head dim";
     if (packed()) {
-      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {v.shape[2], ""}}, match, out_todo);
-      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}}, to_match("query", q), lse_todo);
+      shape(name, out, {{q.shape[0], ""}, {q.shape[1], ""}, {v.shape[2], ""}}, match, out_todo);
+      if (statistics) shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}}, to_match("query", q), lse_todo);
     } else {
-      shape("out", out, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}, {v.shape[3], ""}}, match, out_todo);
-      shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}}, to_match("query", q), lse_todo);
-    }
-  }
-
-  void same(const char* arg, const TensorView& t, const char* of, const TensorView& like) const {
-    sane(arg, t);
-    dtype(arg, t, like.dtype, (std::string("like ") + of).c_str());
-    if (t.rank != like.rank || !std::equal(t.shape, t.shape + t.rank, like.shape))
-      fail(arg, "shape " + shape_text(t), shape_text(like) + to_match(of, like),
-           std::string("give it the shape of ") + of);
-  }
-
-  void gradient(const char* arg, const TensorView& t, const char* of, const TensorView& like) const {
-    present(arg, t);
-    if (!like) fail(arg, std::string("a tensor without ") + of, "none", std::string("drop it, or pass ") + of);
-    same(arg, t, of, like);
-    writable(arg, t);
-  }
-
-  /// No two elements share memory: by growing stride, each axis steps over all that the ones before it reach.
-  void writable(const char* arg, const TensorView& t) const {
-    std::pair<int64_t, int64_t> axes[TensorView::kMaxRank];  // stride, size
-    int n = 0;
-    for (int i = 0; i < t.rank; ++i) {
-      if (t.shape[i] == 0) return;
-      if (t.shape[i] > 1) axes[n++] = {t.stride[i], t.shape[i]};
-    }
-    std::sort(axes, axes + n);
-    int64_t reach = 0;
-    for (int i = 0; i < n; ++i) {
-      if (axes[i].first <= reach)
-        fail(arg, "strides " + tuple(t.stride, t.rank) + " for shape " + shape_text(t),
-             "positive strides under which no two elements share memory", "pass a tensor that is not expanded");
-      reach += axes[i].first * (axes[i].second - 1);
+      shape(name, out, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}, {v.shape[3], ""}}, match, out_todo);
+      if (statistics)
+        shape("lse", lse, {{q.shape[0], ""}, {q.shape[1], ""}, {q.shape[2], ""}}, to_match("query", q), lse_todo);
     }
   }
 
@@ -387,7 +274,6 @@ class Checker {
     if (p.dhead_gate) expand(p.dhead_gate, row_rank());
   }
 
-  const char* op_;
   AttentionProblem& p_;
   int64_t batch_ = 0, heads_ = 0;
   int64_t queries_ = 0, keys_ = 0;  // of the longest sequence; −1 where the host cannot know
@@ -411,10 +297,6 @@ AttentionBackward check(AttentionBackward p) {
   return p;
 }
 
-std::string device_text(const TensorView& t) {
-  return t.device == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(t.device_index);
-}
-
 std::string describe(const AttentionProblem& p) {
   const auto tensor = [](const char* name, const TensorView& t) {
     return t ? std::string(", ") + name + " " + shape_text(t) + " " + dtype_name(t.dtype) : "";
@@ -422,10 +304,13 @@ std::string describe(const AttentionProblem& p) {
   const ScoreSpec& s = p.score;
   const VisitSpec& v = p.visit;
   std::string text = "query " + shape_text(p.query) + " " + dtype_name(p.query.dtype) + " on " + device_text(p.query) +
-                     tensor("key", p.key) + tensor("value", p.value) + ", scale " + number(s.scale);
+                     tensor("key", p.key) + tensor("value", p.value) + ", score " +
+                     kScoreMapNames[static_cast<int>(s.map)] + ", scale " + number(s.scale);
   if (s.softcap != 0) text += ", softcap " + number(s.softcap);
   text += tensor("bias", s.bias) + tensor("alibi_slopes", s.alibi_slopes) + tensor("temperature", s.temperature) +
-          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate);
+          tensor("sinks", s.sinks) + tensor("head_gate", s.head_gate) + tensor("score_biases", s.score_biases) +
+          tensor("relative_keys", s.relative_keys) + tensor("relative_bias", s.relative_bias);
+  if (s.score_bias != 0) text += ", score_bias " + number(s.score_bias);
   if (s.dropout_p != 0) text += ", dropout_p " + number(s.dropout_p);
   if (v.causal) text += ", causal";
   if (v.window_left >= 0 || v.window_right >= 0)

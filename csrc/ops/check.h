@@ -2,6 +2,7 @@
 #include <string>
 
 #include "saccade/attention.h"
+#include "saccade/linear.h"
 
 namespace saccade {
 
@@ -11,10 +12,14 @@ namespace saccade {
 AttentionForward check(AttentionForward problem);
 AttentionBackward check(AttentionBackward problem);
 
+/// log_decay and its gradient come back as (B|1, H, N|1, D|1), packed (T|1, H, D|1), of a step (B|1, H, D|1).
+LinearForward check(LinearForward problem);
+LinearBackward check(LinearBackward problem);
+LinearStep check(LinearStep problem);
+
 /// Shapes, dtypes and options in one line, for messages.
 std::string describe(const AttentionProblem& problem);
-
-/// "cpu" or "cuda:0".
-std::string device_text(const TensorView& tensor);
+std::string describe(const LinearProblem& problem);
+std::string describe(const LinearStep& problem);
 
 }  // namespace saccade

@@ -1,9 +1,11 @@
 #include "ops/registry.h"
 
 #include <cstdlib>
+#include <type_traits>
 
 #include "cpu/kernels.h"
 #include "cuda/kernels.h"
+#include "ops/arguments.h"
 #include "ops/check.h"
 #include "saccade/error.h"
 
@@ -30,6 +32,44 @@ struct Op<AttentionBackward> {
   static KernelList<AttentionBackward> cuda() { return cuda_attention_backward(); }
   static KernelList<AttentionBackward> cpu() { return cpu_attention_backward(); }
 };
+
+template <>
+struct Op<LinearForward> {
+  static constexpr const char* name = "linear_attention";
+  static KernelList<LinearForward> cuda() { return cuda_linear(); }
+  static KernelList<LinearForward> cpu() { return cpu_linear(); }
+};
+
+template <>
+struct Op<LinearBackward> {
+  static constexpr const char* name = "linear_attention_backward";
+  static KernelList<LinearBackward> cuda() { return cuda_linear_backward(); }
+  static KernelList<LinearBackward> cpu() { return cpu_linear_backward(); }
+};
+
+template <>
+struct Op<LinearStep> {
+  static constexpr const char* name = "linear_attention_step";
+  static KernelList<LinearStep> cuda() { return cuda_linear_step(); }
+  static KernelList<LinearStep> cpu() { return cpu_linear_step(); }
+};
+
+/// The plainest problem, which every kernel of this machine runs.
+template <class Problem>
+Problem plainest(DeviceType device) {
+  static float element;
+  const int64_t ones[4] = {1, 1, 1, 1};
+  TensorView t = contiguous_view(&element, DType::f32, 4, ones);
+  t.device = device;
+  Problem p;
+  p.query = p.key = p.value = p.out = t;
+  if constexpr (requires { p.dout; }) p.dout = p.dquery = p.dkey = p.dvalue = t;
+  if constexpr (requires { p.state; }) p.state = t;
+  if constexpr (requires { p.lse; }) p.lse = t, p.lse.rank = 3;
+  if constexpr (std::is_same_v<Problem, LinearStep>)
+    for (TensorView* x : {&p.query, &p.key, &p.value, &p.out}) x->rank = 3;
+  return p;
+}
 
 std::string forced_name(const Context& context) {
   if (!context.kernel.empty()) return context.kernel;
@@ -108,34 +148,45 @@ std::vector<Candidate> all_candidates(const Problem& problem, const Context& con
   return list;
 }
 
-/// A kernel of this machine runs the plainest problem, so what it says of it is about the machine.
 template <class Problem>
 void append_kernels(std::vector<KernelInfo>& list) {
-  static float element;
-  const int64_t ones[4] = {1, 1, 1, 1};
   each_kernel<Problem>([&](const Kernel<Problem>& k, DeviceType device) {
-    Problem p;
-    p.query = contiguous_view(&element, DType::f32, 4, ones);
-    p.query.device = device;
-    p.key = p.value = p.out = p.query;
-    p.lse = p.query;
-    p.lse.rank = 3;
-    if constexpr (requires { p.dout; }) p.dout = p.dquery = p.dkey = p.dvalue = p.out;
-    list.push_back({Op<Problem>::name, k.name, k.supports(p)});
+    list.push_back({Op<Problem>::name, k.name, k.supports(plainest<Problem>(device))});
   });
 }
 
 }  // namespace
 
-const Kernel<AttentionForward>& choose(const AttentionForward& p, const Context& c) { return choose_kernel(p, c); }
-const Kernel<AttentionBackward>& choose(const AttentionBackward& p, const Context& c) { return choose_kernel(p, c); }
-std::vector<Candidate> candidates(const AttentionForward& p, const Context& c) { return all_candidates(p, c); }
-std::vector<Candidate> candidates(const AttentionBackward& p, const Context& c) { return all_candidates(p, c); }
+template <class Problem>
+const char* op_name() {
+  return Op<Problem>::name;
+}
+template <class Problem>
+const Kernel<Problem>& choose(const Problem& p, const Context& c) {
+  return choose_kernel(p, c);
+}
+template <class Problem>
+std::vector<Candidate> candidates(const Problem& p, const Context& c) {
+  return all_candidates(p, c);
+}
+
+#define SACCADE_OP(Problem)                                               \
+  template const char* op_name<Problem>();                                \
+  template const Kernel<Problem>& choose(const Problem&, const Context&); \
+  template std::vector<Candidate> candidates(const Problem&, const Context&);
+SACCADE_OP(AttentionForward)
+SACCADE_OP(AttentionBackward)
+SACCADE_OP(LinearForward)
+SACCADE_OP(LinearBackward)
+SACCADE_OP(LinearStep)
 
 std::vector<KernelInfo> list_kernels() {
   std::vector<KernelInfo> list;
   append_kernels<AttentionForward>(list);
   append_kernels<AttentionBackward>(list);
+  append_kernels<LinearForward>(list);
+  append_kernels<LinearBackward>(list);
+  append_kernels<LinearStep>(list);
   return list;
 }
 

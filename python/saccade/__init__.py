@@ -7,11 +7,33 @@ from __future__ import annotations
 
 import importlib
 
-from saccade import kernels
-from saccade.attention import Gradients, attention, attention_backward, sdpa, softmax_attention
+from saccade import kernels, linear
+from saccade.attention import Gradients, attention, attention_backward, sdpa, sigmoid_attention, softmax_attention
 from saccade.kernels import info
+from saccade.linear import (
+    LinearGradients,
+    lightning_attention,
+    linear_attention,
+    linear_attention_backward,
+    linear_attention_step,
+)
 
-__all__ = ["Gradients", "attention", "attention_backward", "info", "kernels", "sdpa", "softmax_attention"]
+__all__ = [
+    "Gradients",
+    "LinearGradients",
+    "attention",
+    "attention_backward",
+    "info",
+    "kernels",
+    "lightning_attention",
+    "linear",
+    "linear_attention",
+    "linear_attention_backward",
+    "linear_attention_step",
+    "sdpa",
+    "sigmoid_attention",
+    "softmax_attention",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -19,6 +41,6 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("saccade")
-    if name == "integrations":
-        return importlib.import_module("saccade.integrations")
+    if name in ("integrations", "nn"):
+        return importlib.import_module(f"saccade.{name}")
     raise AttributeError(f"module 'saccade' has no attribute {name!r}")

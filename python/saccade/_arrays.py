@@ -20,20 +20,23 @@ explain = _dlpack.explain_attention
 
 def prepare(fn: str, tensors: tuple) -> tuple:
     """Casts parameters as the torch side does: to float32, or float64 beside a float64 query."""
-    q, k, v, bias, *parameters, cu_q, cu_k = tensors
+    q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k = tensors
     wanted = "float64" if str(getattr(q, "dtype", "")) == "float64" else "float32"
-    parameters = [
-        p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p for p in parameters
-    ]
-    return (q, k, v, bias, *parameters, cu_q, cu_k)
+    relative_bias = _cast(relative_bias, wanted)
+    return (q, k, v, bias, *(_cast(p, wanted) for p in parameters), relative_keys, relative_bias, cu_q, cu_k)
+
+
+def _cast(p: Any, wanted: str) -> Any:
+    return p.astype(wanted) if hasattr(p, "astype") and str(p.dtype) in _FLOATS - {wanted} else p
 
 
 def attention(tensors: tuple, scalars: tuple) -> tuple:
-    return tuple(_like(tensors[0], result) for result in _dlpack.attention(tensors, scalars))
+    results = _dlpack.attention(tensors, scalars)
+    return tuple(None if result is None else _like(tensors[0], result) for result in results)
 
 
 def attention_backward(dout: Any, dlse: Any, out: Any, lse: Any, tensors: tuple, scalars: tuple) -> tuple:
-    needs = [t is not None for t in tensors[3:8]]
+    needs = [t is not None for t in tensors[3:11]]
     needs[0] = needs[0] and str(getattr(tensors[3], "dtype", "")) != "bool"
     results = _dlpack.attention_backward(dout, dlse, out, lse, tensors, scalars, needs)
     return tuple(None if result is None else _like(tensors[0], result) for result in results)

@@ -20,8 +20,12 @@ if not _LIBRARY.exists():
 torch.ops.load_library(str(_LIBRARY))
 _ops = torch.ops.saccade
 
-_NAMES = ("q", "k", "v", "bias", "alibi_slopes", "temperature", "sinks", "head_gate", "cu_seqlens_q", "cu_seqlens_k")
-_PARAMETERS = slice(4, 8)
+_PARAMETERS = (
+    *("bias", "alibi_slopes", "temperature", "sinks", "head_gate", "score_bias"),
+    *("relative_keys", "relative_bias"),
+)
+_NAMES = ("q", "k", "v", *_PARAMETERS, "cu_seqlens_q", "cu_seqlens_k")
+_OPTIONAL = slice(3, 11)  # those with a gradient
 
 
 def prepare(fn: str, tensors: tuple) -> tuple:
@@ -36,15 +40,19 @@ def prepare(fn: str, tensors: tuple) -> tuple:
             raise TypeError(f"{fn}: {name}: got {type(t).__name__}, wanted a torch.Tensor like q; pass a tensor")
         if t.device != device:
             raise ValueError(f"{fn}: {name}: got a tensor on {t.device}, wanted one on {device} like q; move it there")
-    q, k, v, bias, *parameters, cu_q, cu_k = tensors
+    q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k = tensors
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         low = torch.get_autocast_dtype(device.type)
         q, k, v = (_cast(t, low) for t in (q, k, v))
         if bias is not None and bias.dtype != torch.float32:
             bias = _cast(bias, low)
+        if relative_keys is not None:
+            relative_keys = _cast(relative_keys, low)
     statistic = torch.float64 if q.dtype == torch.float64 else torch.float32
-    parameters = [p.to(statistic) if p is not None and p.is_floating_point() else p for p in parameters]
-    return (q, k, v, bias, *parameters, cu_q, cu_k)
+    *parameters, relative_bias = (
+        p.to(statistic) if p is not None and p.is_floating_point() else p for p in (*parameters, relative_bias)
+    )
+    return (q, k, v, bias, *parameters, relative_keys, relative_bias, cu_q, cu_k)
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -56,9 +64,9 @@ def attention(tensors: tuple, scalars: tuple) -> tuple[Tensor, Tensor]:
 
 
 def attention_backward(
-    dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, tensors: tuple, scalars: tuple
+    dout: Tensor, dlse: Tensor | None, out: Tensor | None, lse: Tensor | None, tensors: tuple, scalars: tuple
 ) -> tuple:
-    needs = [t is not None and t.is_floating_point() for t in tensors[3:8]]
+    needs = [t is not None and t.is_floating_point() for t in tensors[_OPTIONAL]]
     results = _ops.attention_backward(dout, dlse, out, lse, *tensors, *scalars, needs)
     return tuple(result if need else None for result, need in zip(results, [True] * 3 + needs, strict=True))
 
@@ -97,32 +105,34 @@ def _dense_like(t: Tensor, last: Any = None) -> Tensor:
 
 
 @torch.library.register_fake("saccade::attention")
-def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     statistic = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return _dense_like(query, value.shape[-1]), query.new_empty(query.shape[:-1], dtype=statistic)
+    lse = query.new_empty(query.shape[:-1] if rest[10] == "softmax" else 0, dtype=statistic)
+    return _dense_like(query, value.shape[-1]), lse
 
 
 @torch.library.register_fake("saccade::attention_backward")
-def _(dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _(dout: Tensor, dlse: Tensor | None, out: Tensor | None, lse: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     needs = arguments[-1]
     optional = [
-        t.new_empty(t.shape) if need and t is not None else lse.new_empty(0, dtype=torch.float32)
-        for need, t in zip(needs, arguments[3:8], strict=True)
+        t.new_empty(t.shape) if need and t is not None else dout.new_empty(0, dtype=torch.float32)
+        for need, t in zip(needs, arguments[_OPTIONAL], strict=True)
     ]
     return (*(_dense_like(t) for t in arguments[:3]), *optional)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:10], *output)
-    ctx.scalars = inputs[10:]
+    tensors, scalars = inputs[: len(_NAMES)], inputs[len(_NAMES) :]
+    ctx.save_for_backward(*tensors, *(output if scalars[0] == "softmax" else (None, None)))
+    ctx.scalars = scalars
     ctx.set_materialize_grads(False)  # an unused lse then costs nothing
 
 
 def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
     *tensors, out, lse = ctx.saved_tensors
     if dout is None:
-        dout = torch.zeros_like(out)
-    needs = list(ctx.needs_input_grad[:8])
+        dout = torch.zeros_like(out)  # the loss is of lse alone, which softmax only has
+    needs = list(ctx.needs_input_grad[: _OPTIONAL.stop])
     gradients = _ops.attention_backward(dout, dlse, out, lse, *tensors, *ctx.scalars, needs[3:])
     gradients = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
     return (*gradients, *[None] * (2 + len(ctx.scalars)))
@@ -133,8 +143,8 @@ torch.library.register_autograd("saccade::attention", _backward, setup_context=_
 
 def _no_double_backward(ctx: Any, *_: Any) -> tuple:
     raise RuntimeError(
-        "saccade: attention_backward: double backward is not supported; drop create_graph=True, "
-        "or use torch.nn.functional.scaled_dot_product_attention with its math backend for this term"
+        "saccade: double backward is not supported; drop create_graph=True, or write this term in torch's own "
+        "operations (torch.nn.functional.scaled_dot_product_attention with its math backend has one)"
     )
 
 

@@ -24,6 +24,9 @@ class Gradients(NamedTuple):
     dtemperature: Any = None
     dsinks: Any = None
     dhead_gate: Any = None
+    dscore_bias: Any = None
+    drelative_keys: Any = None
+    drelative_bias: Any = None
 
 
 def softmax_attention(
@@ -40,6 +43,8 @@ def softmax_attention(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -48,9 +53,10 @@ def softmax_attention(
 ) -> Array | tuple[Array, Array]:
     """Exact softmax attention in tiles: no N x N matrix, forward or backward.
 
-    With p_i = i + Nk - Nq, the query's place on the key axis, and cap(x) = softcap * tanh(x / softcap)::
+    With p_i = i + Nk - Nq, the query's place on the key axis, d = p_i - j clipped to [-P, P], R and r the relative
+    tables and cap(x) = softcap * tanh(x / softcap)::
 
-        s_ij  = cap(temperature_i * scale * q_i.k_j) + bias_ij - alibi_slope_h * |p_i - j|
+        s_ij  = cap(temperature_i * scale * (q_i.k_j + q_i.R_hd + r_hd)) + bias_ij - alibi_slope_h * |p_i - j|
         lse_i = ln(sum_j exp(s_ij) + exp(sink_h))
         out_i = head_gate_i * sum_j dropout_ij * exp(s_ij - lse_i) * v_j
 
@@ -75,6 +81,10 @@ def softmax_attention(
         sinks: (Hq,), a logit per head that takes weight and gives no value.
         temperature: broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the score per query.
         head_gate: (Hq,), or broadcastable to (B, Hq, Nq), packed (Tq, Hq); a factor of the output.
+        relative_keys: (Hq, 2P + 1, D), or (1, 2P + 1, D) for all heads, dtype of q: R_hd in row P + d. Keys further
+            away than P share the last row on their side, which costs little. Differentiable.
+        relative_bias: (Hq, 2P + 1) or (1, 2P + 1), a number per distance, scaled as q.k is; of the same P if both are
+            given. Differentiable and computed in float32 (float64 with q).
         dropout_p: probability of dropping a weight, 0 <= p < 1; kept weights grow by 1 / (1 - p). lse has no dropout.
         seed: of the dropout mask, 64 bits; the mask is a pure function of (seed, b, h, i, j). None: drawn from torch's
             default generator; NumPy and JAX share no generator and must pass one.
@@ -93,7 +103,7 @@ def softmax_attention(
 
     Sources: FlashAttention (arXiv:2205.14135), FlashAttention-2 (2307.08691) and Flash-Decoding; GQA (2305.13245);
     ALiBi (2108.12409); soft capping (Gemma 2, 2408.00118); sinks (2309.17453, learned as in gpt-oss, 2508.10925);
-    output gate (2505.06708); counter-based dropout (Philox, SC'11).
+    output gate (2505.06708); relative terms (1803.02155, 1901.02860); counter-based dropout (Philox, SC'11).
     """
     backend, tensors, scalars = _arguments(
         "softmax_attention",
@@ -109,6 +119,8 @@ def softmax_attention(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -118,12 +130,79 @@ def softmax_attention(
     return (out, lse) if return_lse else out
 
 
+def sigmoid_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    score_bias: float | str | Array = "neg_log_n",
+    causal: bool = False,
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    bias: Array | None = None,
+    alibi_slopes: Array | None = None,
+    temperature: Array | None = None,
+    head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
+) -> Array:
+    """Sigmoid attention: every visible pair has the weight 1 / (1 + exp(-s_ij - score_bias_h)), on its own.
+
+    With s_ij as in `softmax_attention` (ALiBi here needs, and gets, the full distance)::
+
+        out_i = head_gate_i * sum_j dropout_ij * sigmoid(s_ij + score_bias_h) * v_j
+
+    Nothing is normalised: no lse, no sinks, and nothing is saved for the backward but q, k and v. Outputs over parts of
+    the keys add up. Small weights keep their relative accuracy. A row that sees no key gives 0.
+
+    Args:
+        score_bias: "neg_log_n", -ln(n) with n the longest Nk of the call, makes the weights of an untrained model sum
+            to about 1; a number; or (Hq,), differentiable. Decode with the number that training used.
+        All others: as in `softmax_attention`.
+
+    Returns: out, q's shape with Dv as last size, in q's dtype and memory order; differentiable, once.
+
+    Raises: as `softmax_attention`.
+
+    Source: Ramapuram et al., "Theory, Analysis, and Best Practices for Sigmoid Self-Attention" (arXiv:2409.04431).
+    """
+    backend, tensors, scalars = _arguments(
+        "sigmoid_attention",
+        q,
+        k,
+        v,
+        score="sigmoid",
+        score_bias=score_bias,
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        alibi_slopes=alibi_slopes,
+        temperature=temperature,
+        head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
+        dropout_p=dropout_p,
+        seed=seed,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+    return backend.attention(tensors, scalars)[0]
+
+
 def attention(
     q: Array,
     k: Array,
     v: Array,
     *,
     score: str = "softmax",
+    score_bias: float | str | Array | None = None,
     causal: bool = False,
     window: Window = None,
     scale: float | None = None,
@@ -133,19 +212,32 @@ def attention(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
     cu_seqlens_k: Array | None = None,
     return_lse: bool = False,
 ) -> Array | tuple[Array, Array]:
-    """Attention with the score map named by `score`: "softmax". Everything else as in `softmax_attention`."""
+    """Attention with the score map named by `score`: "softmax", "sigmoid", "relu", "relu2" or "identity".
+
+    Everything as in `softmax_attention`, but for maps other than softmax the weight of a visible pair is
+    f(s_ij + score_bias_h) with f the logistic function, max(x, 0), max(x, 0) ** 2 or x itself: no row sum, so no sinks
+    and no lse.
+
+    Args:
+        score_bias: a number, "neg_log_n" (-ln of the longest Nk), or (Hq,), differentiable; None: 0. Not with softmax.
+
+    Sources: sigmoid (arXiv:2409.04431); ReLU maps (2309.08586, 2307.11353).
+    """
     backend, tensors, scalars = _arguments(
         "attention",
         q,
         k,
         v,
         score=score,
+        score_bias=score_bias,
         causal=causal,
         window=window,
         scale=scale,
@@ -155,11 +247,15 @@ def attention(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
     )
+    if return_lse and score != "softmax":
+        raise ValueError(f"attention: return_lse: got True with score {score!r}, wanted False; only softmax has an lse")
     out, lse = backend.attention(tensors, scalars)
     return (out, lse) if return_lse else out
 
@@ -169,11 +265,12 @@ def attention_backward(
     q: Array,
     k: Array,
     v: Array,
-    out: Array,
-    lse: Array,
+    out: Array | None,
+    lse: Array | None,
     *,
     dlse: Array | None = None,
     score: str = "softmax",
+    score_bias: float | str | Array | None = None,
     causal: bool = False,
     window: Window = None,
     scale: float | None = None,
@@ -183,6 +280,8 @@ def attention_backward(
     sinks: Array | None = None,
     temperature: Array | None = None,
     head_gate: Array | None = None,
+    relative_keys: Array | None = None,
+    relative_bias: Array | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Array | None = None,
@@ -193,7 +292,7 @@ def attention_backward(
     Args:
         dout: gradient of out, shape and dtype of out.
         q, k, v, and the options: as the forward had them; with dropout its `seed` is required.
-        out, lse: what the forward returned.
+        out, lse: what the forward returned; None with a score map other than softmax.
         dlse: gradient of lse, shape and dtype of lse; None: zero.
 
     Raises: as `softmax_attention`.
@@ -204,6 +303,7 @@ def attention_backward(
         k,
         v,
         score=score,
+        score_bias=score_bias,
         causal=causal,
         window=window,
         scale=scale,
@@ -213,6 +313,8 @@ def attention_backward(
         sinks=sinks,
         temperature=temperature,
         head_gate=head_gate,
+        relative_keys=relative_keys,
+        relative_bias=relative_bias,
         dropout_p=dropout_p,
         seed=seed,
         cu_seqlens_q=cu_seqlens_q,
@@ -265,6 +367,7 @@ def _arguments(
     v: Any,
     *,
     score: str = "softmax",
+    score_bias: Any = None,
     causal: bool = False,
     window: Window = None,
     scale: float | None = None,
@@ -274,6 +377,8 @@ def _arguments(
     sinks: Any = None,
     temperature: Any = None,
     head_gate: Any = None,
+    relative_keys: Any = None,
+    relative_bias: Any = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
     cu_seqlens_q: Any = None,
@@ -282,8 +387,13 @@ def _arguments(
 ) -> tuple[ModuleType, tuple, tuple]:
     """The backend, and the tensors and scalars in the order of the torch schema (csrc/bindings/torch/library.cpp)."""
     backend = _backend(q)
+    score_bias, score_biases = _score_bias(fn, score_bias)
     tensors = backend.prepare(
-        fn, (q, k, v, bias, alibi_slopes, temperature, sinks, head_gate, cu_seqlens_q, cu_seqlens_k)
+        fn,
+        (
+            *(q, k, v, bias, alibi_slopes, temperature, sinks, head_gate, score_biases),
+            *(relative_keys, relative_bias, cu_seqlens_q, cu_seqlens_k),
+        ),
     )
     if not isinstance(score, str):
         raise TypeError(f"{fn}: score: got {type(score).__name__}, wanted a name; pass 'softmax'")
@@ -297,7 +407,21 @@ def _arguments(
     left, right = _window(fn, window)
     softcap, dropout_p = _real(fn, "softcap", softcap), _real(fn, "dropout_p", dropout_p)
     seed = _seed(fn, seed, backend if draws and dropout_p > 0 else None, dropout_p)
-    return backend, tensors, (score, scale, softcap, bool(causal), left, right, dropout_p, seed, kernels.forced())
+    options = (score, scale, softcap, score_bias, bool(causal), left, right, dropout_p, seed, kernels.forced())
+    return backend, tensors, options
+
+
+def _score_bias(fn: str, x: Any) -> tuple[float, Any]:
+    """As the schema has it: a number (NaN: -ln of the longest Nk, which the core fills in), and a tensor or None."""
+    if x is None or _is(x, Real):
+        if x is not None and x != x:
+            raise ValueError(f"{fn}: score_bias: got nan, wanted a finite number; 'neg_log_n' is -ln(Nk)")
+        return _real(fn, "score_bias", 0.0 if x is None else x), None
+    if isinstance(x, str):
+        if x != "neg_log_n":
+            raise ValueError(f"{fn}: score_bias: got {x!r}, wanted 'neg_log_n', a number or a tensor (Hq,)")
+        return float("nan"), None
+    return 0.0, x
 
 
 def _is(x: Any, kind: type) -> bool:

@@ -38,11 +38,22 @@ def list() -> builtins.list[Kernel]:
     return [Kernel(*row) for row in _native().kernels()]
 
 
-def explain(q: Any, k: Any, v: Any, *, backward: bool = False, **options: Any) -> builtins.list[Candidate]:
-    """Every candidate for `attention(q, k, v, **options)`, or for its backward, in order of preference.
+def explain(
+    q: Any, k: Any, v: Any, *, op: str = "attention", backward: bool = False, **options: Any
+) -> builtins.list[Candidate]:
+    """Every candidate for `saccade.<op>(q, k, v, **options)`, or for its backward, in order of preference.
 
-    Options are those of `saccade.attention`. Raises RuntimeError where the call itself would be malformed.
+    `op`: "attention", "linear_attention" or "linear_attention_step" (which has no backward); options are the
+    function's. Raises RuntimeError where the call itself would be malformed.
     """
+    if op in ("linear_attention", "linear_attention_step"):
+        from saccade import linear
+
+        return [Candidate(*row) for row in linear._explain(op, q, k, v, backward, options)]
+    if op != "attention":
+        raise ValueError(
+            f"kernels.explain: op: got {op!r}, wanted 'attention', 'linear_attention' or 'linear_attention_step'"
+        )
     from saccade.attention import _arguments
 
     options.setdefault("seed", 0)

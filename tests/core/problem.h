@@ -108,9 +108,10 @@ class Workspace {
 
 /// Owns every tensor of a problem; an unset tensor is absent.
 struct Attention {
-  Tensor query, key, value, bias, alibi_slopes, temperature, sinks, head_gate, cu_seqlens_q, cu_seqlens_k;
+  Tensor query, key, value, bias, alibi_slopes, temperature, sinks, head_gate, relative_keys, relative_bias,
+      cu_seqlens_q, cu_seqlens_k;
   Tensor out, lse, dout, dlse;
-  Tensor dquery, dkey, dvalue, dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate;
+  Tensor dquery, dkey, dvalue, dbias, dalibi_slopes, dtemperature, dsinks, dhead_gate, drelative_keys, drelative_bias;
   ScoreSpec score;  // options without tensors
   VisitSpec visit;
 
@@ -129,7 +130,7 @@ struct Attention {
     dquery = like(query), dkey = like(key), dvalue = like(value);
     if (bias.dtype() != DType::boolean) dbias = like(bias);
     dalibi_slopes = like(alibi_slopes), dtemperature = like(temperature), dsinks = like(sinks),
-    dhead_gate = like(head_gate);
+    dhead_gate = like(head_gate), drelative_keys = like(relative_keys), drelative_bias = like(relative_bias);
   }
 
   void fill_base(AttentionProblem& p) const {
@@ -137,6 +138,7 @@ struct Attention {
     p.score = score, p.visit = visit;
     p.score.bias = bias.view(), p.score.alibi_slopes = alibi_slopes.view(), p.score.temperature = temperature.view();
     p.score.sinks = sinks.view(), p.score.head_gate = head_gate.view();
+    p.score.relative_keys = relative_keys.view(), p.score.relative_bias = relative_bias.view();
     p.visit.cu_seqlens_q = cu_seqlens_q.view(), p.visit.cu_seqlens_k = cu_seqlens_k.view();
   }
   AttentionForward forward() const {
@@ -152,6 +154,7 @@ struct Attention {
     p.dquery = dquery.view(), p.dkey = dkey.view(), p.dvalue = dvalue.view();
     p.dbias = dbias.view(), p.dalibi_slopes = dalibi_slopes.view(), p.dtemperature = dtemperature.view();
     p.dsinks = dsinks.view(), p.dhead_gate = dhead_gate.view();
+    p.drelative_keys = drelative_keys.view(), p.drelative_bias = drelative_bias.view();
     return p;
   }
 

@@ -27,6 +27,7 @@ Attention dense(DType dtype = DType::f32) {
   const DType statistic = dtype == DType::f64 ? DType::f64 : DType::f32;
   a.bias = Tensor(dtype, {4, 1, 5}), a.alibi_slopes = Tensor(statistic, {4}), a.temperature = Tensor(statistic, {4, 7});
   a.sinks = Tensor(statistic, {4}), a.head_gate = Tensor(statistic, {4});
+  a.relative_keys = Tensor(dtype, {4, 5, 32}), a.relative_bias = Tensor(statistic, {1, 5});
   a.dout = Attention::like(a.out), a.dlse = Attention::like(a.lse);
   a.make_gradients();
   return a;
@@ -111,6 +112,8 @@ TEST(Check, ExpandsBroadcastOperands) {
   for (const TensorView& t : {d.score.alibi_slopes, d.dalibi_slopes}) EXPECT_EQ(axes(t), (V{1, 4, 0, 1}));
   for (const TensorView& t : {d.score.temperature, d.dtemperature}) EXPECT_EQ(axes(t), (V{1, 4, 7, 0, 7, 1}));
   for (const TensorView& t : {d.score.head_gate, d.dhead_gate}) EXPECT_EQ(axes(t), (V{1, 4, 1, 0, 1, 0}));
+  EXPECT_EQ(axes(d.score.relative_keys), (V{4, 5, 32, 160, 32, 1}));
+  EXPECT_EQ(axes(d.score.relative_bias), (V{1, 5, 0, 1}));
   const B k = check(packed().backward());
   for (const TensorView& t : {k.score.alibi_slopes, k.dalibi_slopes}) EXPECT_EQ(axes(t), (V{3, 4, 4, 1}));
   for (const TensorView& t : {k.score.temperature, k.dtemperature}) EXPECT_EQ(axes(t), (V{7, 1, 1, 0}));
@@ -249,7 +252,7 @@ TEST(Check, Options) {
       dense(),
       {
           {[](F& p) { p.score.map = static_cast<ScoreMap>(9); },
-           "map: got 9, wanted ScoreMap::softmax; choose a score map of this build"},
+           "map: got 9, wanted one of ScoreMap's; choose a score map of this build"},
           {[](F& p) { p.score.scale = NAN; }, "scale: got nan, wanted a finite number; the usual scale is 1/sqrt(D)"},
           {[](F& p) { p.score.scale = -INFINITY; },
            "scale: got -inf, wanted a finite number; the usual scale is 1/sqrt(D)"},
@@ -300,6 +303,22 @@ TEST(Check, Options) {
           {[](F& p) { p.score.head_gate.rank = 2, p.score.head_gate.shape[1] = 3; },
            "head_gate: got shape (4, 3), wanted one that broadcasts to (2, 4, 7) to match query (2, 4, 7, 32); give "
            "every axis its size or 1"},
+          {[](F& p) { p.score.relative_keys.shape[1] = 4; },
+           "relative_keys: got shape (4, 4, 32), wanted (4 or 1, 2P+1, 32) to match query (2, 4, 7, 32); distances -P "
+           "to P, an odd number of rows, for every query head or one for all"},
+          {[](F& p) { p.score.relative_keys.shape[0] = 2; },
+           "relative_keys: got shape (2, 5, 32), wanted (4 or 1, 2P+1, 32) to match query (2, 4, 7, 32); distances -P "
+           "to P, an odd number of rows, for every query head or one for all"},
+          {[](F& p) { p.score.relative_keys.dtype = DType::bf16; },
+           "relative_keys: got dtype bfloat16, wanted float32 like query; cast it to float32"},
+          {[](F& p) { p.score.relative_bias.rank = 1; },
+           "relative_bias: got shape (1,), wanted (4 or 1, 2P+1) to match query (2, 4, 7, 32); distances -P to P, an "
+           "odd number of rows, for every query head or one for all"},
+          {[](F& p) { p.score.relative_bias.dtype = DType::f16; },
+           "relative_bias: got dtype float16, wanted float32 for a parameter; cast it to float32"},
+          {[](F& p) { p.score.relative_bias.shape[1] = 3; },
+           "relative_bias: got 3 distances, wanted 5 to match relative_keys (4, 5, 32); give both tables the same "
+           "distances"},
       });
   expect(packed(), {
                        {[](F& p) { p.score.bias.shape[3] = 4; },
@@ -387,6 +406,11 @@ TEST(Check, Outputs) {
            "dsinks: got a tensor without sinks, wanted none; drop it, or pass sinks"},
           {[](B& p) { p.score.head_gate = TensorView{}; },
            "dhead_gate: got a tensor without head_gate, wanted none; drop it, or pass head_gate"},
+          {[](B& p) { p.score.relative_keys = TensorView{}; },
+           "drelative_keys: got a tensor without relative_keys, wanted none; drop it, or pass relative_keys"},
+          {[](B& p) { p.drelative_bias.shape[0] = 4; },
+           "drelative_bias: got shape (4, 5), wanted (1, 5) to match relative_bias (1, 5); give it the shape of "
+           "relative_bias"},
           {[](B& p) { p.dhead_gate.stride[0] = 0; },
            "dhead_gate: got strides (0,) for shape (4,), wanted positive strides under which no two elements share "
            "memory; pass a tensor that is not expanded"},

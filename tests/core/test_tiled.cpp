@@ -68,7 +68,9 @@ std::vector<std::pair<const char*, Tensor Attention::*>> gradients() {
           {"dalibi_slopes", &Attention::dalibi_slopes},
           {"dtemperature", &Attention::dtemperature},
           {"dsinks", &Attention::dsinks},
-          {"dhead_gate", &Attention::dhead_gate}};
+          {"dhead_gate", &Attention::dhead_gate},
+          {"drelative_keys", &Attention::drelative_keys},
+          {"drelative_bias", &Attention::drelative_bias}};
 }
 
 void expect_same_as_reference(Attention a, std::mt19937& rng) {
@@ -126,6 +128,8 @@ TEST(Tiled, EachOption) {
       {"temperature", [&](Attention& a) { a.temperature = normal(DType::f32, {2, 4, 67}, rng, 1, 0.1); }},
       {"sinks", [&](Attention& a) { a.sinks = normal(DType::f32, {4}, rng); }},
       {"head_gate", [&](Attention& a) { a.head_gate = normal(DType::f32, {2, 4, 67}, rng); }},
+      {"relative_keys", [&](Attention& a) { a.relative_keys = normal(a.query.dtype(), {4, 41, 33}, rng); }},
+      {"relative_bias", [&](Attention& a) { a.relative_bias = normal(DType::f32, {1, 41}, rng); }},
       {"dropout", [](Attention& a) { a.score.dropout_p = 0.3, a.score.seed = 0x123456789abcdef0; }},
   };
   for (const auto& [name, set] : options) {
@@ -141,6 +145,20 @@ TEST(Tiled, EachOption) {
   expect_same_as_reference(a, rng);
 }
 
+// Chunks of keys outnumber the partial tables that their gradients share, tables end within and beyond the distances.
+TEST(Tiled, RelativeTables) {
+  std::mt19937 rng(4);
+  for (int64_t reach : {0, 5, 100, 900})
+    for (bool causal : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "P " << reach << (causal ? " causal" : ""));
+      Attention a = dense(DType::f32, {1, 8, 8, 300, 700, 16, 8}, rng);
+      a.relative_keys = normal(DType::f32, {8, 2 * reach + 1, 16}, rng);
+      a.relative_bias = normal(DType::f32, {1, 2 * reach + 1}, rng);
+      a.visit.causal = causal;
+      expect_same_as_reference(a, rng);
+    }
+}
+
 TEST(Tiled, Packed) {
   std::mt19937 rng(3);
   for (bool causal : {false, true}) {
@@ -153,6 +171,8 @@ TEST(Tiled, Packed) {
     a.visit.causal = causal;
     a.score.scale = 0.2;
     a.make_outputs();
+    expect_same_as_reference(a, rng);
+    a.relative_keys = normal(DType::f32, {4, 61, 24}, rng);
     expect_same_as_reference(a, rng);
   }
 }

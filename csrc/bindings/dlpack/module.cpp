@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "bindings/dlpack/capsule.h"
+#include "bindings/dlpack/call.h"
+#include "bindings/dlpack/linear.h"
 #include "bindings/problem.h"
 #include "saccade/attention.h"
 
@@ -20,9 +21,10 @@ struct AttentionArguments {
 
   AttentionArguments(const py::tuple& tensors, const py::tuple& scalars, const char* op) {
     for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Input(py::object(tensors[i]), op, kOperandNames[i]);
-    options = {scalars[0].cast<std::string>(), scalars[1].cast<double>(),  scalars[2].cast<double>(),
-               scalars[3].cast<bool>(),        scalars[4].cast<int64_t>(), scalars[5].cast<int64_t>(),
-               scalars[6].cast<double>(),      scalars[7].cast<int64_t>(), scalars[8].cast<std::string>()};
+    options = {scalars[0].cast<std::string>(), scalars[1].cast<double>(), scalars[2].cast<double>(),
+               scalars[3].cast<double>(),      scalars[4].cast<bool>(),   scalars[5].cast<int64_t>(),
+               scalars[6].cast<int64_t>(),     scalars[7].cast<double>(), scalars[8].cast<int64_t>(),
+               scalars[9].cast<std::string>()};
   }
 
   void fill(AttentionProblem& problem) const {
@@ -30,31 +32,18 @@ struct AttentionArguments {
     for (size_t i = 0; i < views.size(); ++i) *views[i] = inputs[i].view();
     options.apply(problem);
   }
-
-  Context context() const {
-    Context context = pool_context();
-    context.kernel = options.kernel;
-    return context;
-  }
 };
 
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes) : memory_(new char[bytes + kWorkspaceAlignment]) {}
-  void* data() const { return align(memory_.get()); }
-
- private:
-  std::unique_ptr<char[]> memory_;  // new char[]: left unwritten
-};
-
-std::pair<Array, Array> attention(const py::tuple& tensors, const py::tuple& scalars) {
+std::pair<Array, std::optional<Array>> attention(const py::tuple& tensors, const py::tuple& scalars) {
   const AttentionArguments arguments(tensors, scalars, "attention");
   AttentionForward problem;
   arguments.fill(problem);
   shape_outputs(problem);
-  Array out(problem.out), lse(problem.lse);
+  Array out(problem.out);
+  std::optional<Array> lse;
+  if (problem.lse) lse.emplace(problem.lse);
   py::gil_scoped_release release;
-  const Context context = arguments.context();
+  const Context context = named_context(arguments.options.kernel);
   const Workspace workspace(workspace_bytes(problem, context));
   attention_forward(problem, context, workspace.data());
   return {out, lse};
@@ -62,7 +51,7 @@ std::pair<Array, Array> attention(const py::tuple& tensors, const py::tuple& sca
 
 std::vector<std::optional<Array>> backward(const py::object& dout, const py::object& dlse, const py::object& out,
                                            const py::object& lse, const py::tuple& tensors, const py::tuple& scalars,
-                                           const std::array<bool, 5>& needs) {
+                                           const std::array<bool, kParameters>& needs) {
   constexpr const char* kOp = "attention_backward";
   const AttentionArguments arguments(tensors, scalars, kOp);
   const Input dout_in(dout, kOp, "dout"), dlse_in(dlse, kOp, "dlse"), out_in(out, kOp, "out"), lse_in(lse, kOp, "lse");
@@ -77,7 +66,7 @@ std::vector<std::optional<Array>> backward(const py::object& dout, const py::obj
   for (TensorView* gradient : gradients(problem))
     results.push_back(*gradient ? std::optional<Array>(*gradient) : std::nullopt);
   py::gil_scoped_release release;
-  const Context context = arguments.context();
+  const Context context = named_context(arguments.options.kernel);
   const Workspace workspace(workspace_bytes(problem, context));
   attention_backward(problem, context, workspace.data());
   return results;
@@ -87,10 +76,7 @@ py::list explain_attention(const py::tuple& tensors, const py::tuple& scalars, b
   const AttentionArguments arguments(tensors, scalars, backward ? "attention_backward" : "attention");
   AttentionProblem problem;
   arguments.fill(problem);
-  py::list rows;
-  for (const Candidate& c : explain_inputs(problem, backward, arguments.context()))
-    rows.append(py::make_tuple(c.name, c.reason, c.chosen));
-  return rows;
+  return rows(explain_inputs(problem, backward, named_context(arguments.options.kernel)));
 }
 
 py::list kernels() {
@@ -119,6 +105,7 @@ PYBIND11_MODULE(_dlpack, m) {
   m.def("attention_backward", &backward, py::arg("dout"), py::arg("dlse"), py::arg("out"), py::arg("lse"),
         py::arg("tensors"), py::arg("scalars"), py::arg("needs"));
   m.def("explain_attention", &explain_attention, py::arg("tensors"), py::arg("scalars"), py::arg("backward"));
+  define_linear(m);
   m.def("kernels", &kernels);
   m.def("cpu_isa", &cpu_isa);
   m.def("version", &version);

@@ -6,41 +6,12 @@
 
 #include "bindings/problem.h"
 #include "bindings/torch/context.h"
+#include "bindings/torch/stack.h"
 #include "bindings/torch/view.h"
 #include "saccade/attention.h"
 
 namespace saccade::bindings {
 namespace {
-
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-
-/// Takes a boxed call's arguments off its stack in schema order. All are taken before any is looked at: each owns
-/// memory.
-class Stack {
- public:
-  explicit Stack(StableIValue* next) : next_(next) {}
-  template <class T>
-  T take() {
-    return to<T>(*next_++);
-  }
-
- private:
-  StableIValue* next_;
-};
-
-// torch 2.10 … 2.13: to<std::string> leaks the copy it makes on every call.
-template <>
-std::string Stack::take<std::string>() {
-  const auto handle = to<StringHandle>(*next_++);
-  const char* data;
-  size_t length;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-  std::string text(data, length);
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
-  return text;
-}
 
 struct AttentionArguments {
   std::array<std::optional<Tensor>, kOperandNames.size()> tensors;
@@ -49,9 +20,9 @@ struct AttentionArguments {
   explicit AttentionArguments(Stack& stack) {
     for (size_t i = 0; i < tensors.size(); ++i)
       tensors[i] = i < 3 ? stack.take<Tensor>() : stack.take<std::optional<Tensor>>();
-    options = {stack.take<std::string>(), stack.take<double>(),  stack.take<double>(),
-               stack.take<bool>(),        stack.take<int64_t>(), stack.take<int64_t>(),
-               stack.take<double>(),      stack.take<int64_t>(), stack.take<std::string>()};
+    options = {stack.take<std::string>(), stack.take<double>(),     stack.take<double>(),  stack.take<double>(),
+               stack.take<bool>(),        stack.take<int64_t>(),    stack.take<int64_t>(), stack.take<double>(),
+               stack.take<int64_t>(),     stack.take<std::string>()};
   }
 
   void fill(AttentionProblem& problem, const char* op) const {
@@ -63,12 +34,6 @@ struct AttentionArguments {
 
 /// Is a CUDA kernel forced (on host tensors perhaps)?
 bool device_kernel(const Context& context) { return context.kernel.starts_with("cuda."); }
-
-std::string lines(const std::vector<Candidate>& candidates) {
-  std::string text;
-  for (const Candidate& c : candidates) text += c.name + '\t' + c.reason + '\t' + (c.chosen ? "1" : "0") + '\n';
-  return text;
-}
 
 }  // namespace
 
@@ -91,14 +56,14 @@ void attention_backward(StableIValue* stack, uint64_t, uint64_t) {
   Stack in(stack);
   const auto dout = in.take<Tensor>();
   const auto dlse = in.take<std::optional<Tensor>>();
-  const auto out = in.take<Tensor>();
-  const auto lse = in.take<Tensor>();
+  const auto out = in.take<std::optional<Tensor>>();
+  const auto lse = in.take<std::optional<Tensor>>();
   const AttentionArguments arguments(in);
   const auto flags = in.take<std::vector<bool>>();
-  std::array<bool, 5> needs;
+  std::array<bool, kParameters> needs;
   if (flags.size() != needs.size())
     throw Error("attention_backward: needs: got " + std::to_string(flags.size()) +
-                " flags, wanted 5; pass one per optional input");
+                " flags, wanted 8; pass one per optional input");
   std::copy(flags.begin(), flags.end(), needs.begin());
 
   AttentionBackward problem;

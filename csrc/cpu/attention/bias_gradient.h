@@ -29,8 +29,8 @@ struct BiasGradient {
 };
 
 template <class T>
-void bias_tile(const BiasGradient& g, const Terms& terms, const Sequences& s, const AttentionBackward& p,
-               const RowGradients& rows, const TileScratch& w, int64_t unit) {
+void bias_tile(const BiasGradient& g, const Terms& terms, const GradientRow& row, const Sequences& s,
+               const AttentionBackward& p, const RowGradients& rows, const TileScratch& w, int64_t unit) {
   const int64_t chunk0 = unit % g.chunks, tile0 = unit / g.chunks % g.tiles;
   const int64_t h0 = unit / (g.chunks * g.tiles) % g.heads, b0 = unit / (g.chunks * g.tiles * g.heads);
   for (int i = 0; i < kGradientRows * kGradientKeys; ++i) w.sum[i] = 0;
@@ -50,7 +50,7 @@ void bias_tile(const BiasGradient& g, const Terms& terms, const Sequences& s, co
           const int64_t end = i + kGradientRows < range.queries ? i + kGradientRows : range.queries;
           if (range.key_begin(i) >= j + w.chunk.count || range.key_end(end - 1) <= j) continue;
           w.tile.load<T>(query, dout, i, end, s.head_dim, s.value_dim);
-          w.tile.compute(head, w.chunk, rows, row0, s.head_dim, s.value_dim, true);
+          w.tile.compute(head, row, w.chunk, rows, row0, s.head_dim, s.value_dim, true);
           for (int r = 0; r < w.tile.rows; ++r) {
             float* to = w.sum + (g.all_rows ? 0 : r) * kGradientKeys;
             const float* from = w.tile.dscore[r];
@@ -76,10 +76,10 @@ void bias_tile(const BiasGradient& g, const Terms& terms, const Sequences& s, co
 
 /// Units run on the workers' tile scratch, which `scratch(worker)` gives.
 template <class T, class F>
-void run_bias_gradient(const BiasGradient& g, const Terms& terms, const Sequences& s, const AttentionBackward& p,
-                       const RowGradients& rows, const Context& context, const F& scratch) {
+void run_bias_gradient(const BiasGradient& g, const Terms& terms, const GradientRow& row, const Sequences& s,
+                       const AttentionBackward& p, const RowGradients& rows, const Context& context, const F& scratch) {
   for_units(context, g.batch * g.heads * g.tiles * g.chunks,
-            [&](int64_t worker, int64_t u) { bias_tile<T>(g, terms, s, p, rows, scratch(worker), u); });
+            [&](int64_t worker, int64_t u) { bias_tile<T>(g, terms, row, s, p, rows, scratch(worker), u); });
 }
 
 }  // namespace

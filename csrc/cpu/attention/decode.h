@@ -156,9 +156,47 @@ inline void accumulate_visible(const float* p, const float* const* value, int64_
 
 inline bool all_visible(const float* p) { return p[0] != 0 && p[1] != 0 && p[2] != 0 && p[3] != 0; }
 
+/// score[i][0, n) += the relative term of row i of one head, keys from j0: the tables are read where they lie.
 template <class T>
-void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
-                  int64_t worker, int64_t unit) {
+void add_relative_rows(const HeadTerms& t, int64_t h, const float* query, int64_t d, int64_t j0, int64_t n,
+                       float* score) {
+  const Relative& all = t.all.relative;
+  const int64_t reach = all.reach;
+  for (int64_t i = 0; i < t.range.queries; ++i, query += kRowStride, score += kDecodeBlock) {
+    const int64_t e0 = j0 - t.range.position(i);
+    const int64_t from = larger(t.range.key_begin(i) - j0, 0), to = smaller(t.range.key_end(i) - j0, n);
+    const int64_t a = smaller(larger(from, 1 - reach - e0), to), b = smaller(larger(a, reach - e0), to);
+    if (all.keys) {
+      const Rows keys = all.key_columns(h);
+      float some[4];
+      const auto product = [&](int64_t e, int64_t count) {
+        dots<1, false, T>(query, RowBlock<T>(keys, e, count, d, keys, e), d, some);
+      };
+      if (from < a) {
+        product(-reach, 1);
+        for (int64_t x = from; x < a; ++x) score[x] += some[0];
+      }
+      for (int64_t x = a; x < b; x += 4) {
+        product(e0 + x, b - x);
+        for (int64_t k = 0; k < 4 && x + k < b; ++k) score[x + k] += some[k];
+      }
+      if (b < to) {
+        product(reach, 1);
+        for (int64_t x = b; x < to; ++x) score[x] += some[0];
+      }
+    }
+    if (all.bias) {
+      const Rows bias = all.bias_columns(h);
+      for (int64_t x = from; x < a; ++x) score[x] += t.relative.bias2_edges[0];
+      for (int64_t x = a; x < b; ++x) score[x] += *bias.at<const float>(e0 + x) * t.all.scale2;
+      for (int64_t x = b; x < to; ++x) score[x] += t.relative.bias2_edges[1];
+    }
+  }
+}
+
+template <class T>
+void decode_split(const DecodePlan& plan, const Terms& terms, WeightRow weigh, const Sequences& s,
+                  const AttentionForward& p, int64_t worker, int64_t unit) {
   const int64_t split = unit / s.key_heads, hk = unit % s.key_heads, b = plan.splits.sequence(s.batch, split);
   const math::Range range = s.range(b, p.visit);
   const int64_t nq = range.queries, rows = nq * s.group, d = s.head_dim, dv = s.value_dim;
@@ -198,9 +236,11 @@ void decode_split(const DecodePlan& plan, const Terms& terms, const Sequences& s
     for (int64_t g = 0; g < s.group; ++g) {
       const int64_t h = hk * s.group + g, slot = plan.slot(split, s.query_heads, h);
       const HeadTerms head(terms, s, range, b, h);
+      if (head.relative.present)
+        add_relative_rows<T>(head, h, query + g * nq * kRowStride, d, j0, n, score + g * nq * kDecodeBlock);
       for (int64_t i = 0; i < nq; ++i)
-        online_row(head, score + (g * nq + i) * kDecodeBlock, 0, columns, i, j0, plan.state[slot + i],
-                   plan.out + (slot + i) * plan.columns, plan.columns);
+        weigh(head, score + (g * nq + i) * kDecodeBlock, 0, columns, i, j0, plan.state[slot + i],
+              plan.out + (slot + i) * plan.columns, plan.columns);
     }
     for (int64_t j = 0; j < n; j += 4) {
       const bool same = j + kAhead < n;
@@ -258,10 +298,10 @@ void merge_splits(const DecodePlan& plan, const Terms& terms, const Sequences& s
 }
 
 template <class T>
-void run_decode(const DecodePlan& plan, const Terms& terms, const Sequences& s, const AttentionForward& p,
-                const Context& context) {
+void run_decode(const DecodePlan& plan, const Terms& terms, WeightRow weigh, const Sequences& s,
+                const AttentionForward& p, const Context& context) {
   for_units(context, plan.splits.total(s.batch) * s.key_heads,
-            [&](int64_t worker, int64_t u) { decode_split<T>(plan, terms, s, p, worker, u); });
+            [&](int64_t worker, int64_t u) { decode_split<T>(plan, terms, weigh, s, p, worker, u); });
   if (plan.splits.total(s.batch) == 0) return;
   for_units(context, s.batch * s.query_heads, [&](int64_t, int64_t u) {
     const int64_t b = u / s.query_heads;

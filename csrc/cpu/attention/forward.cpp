@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kTileRows = 48;    // a multiple of every kMr
 constexpr int kBlockKeys = 512;  // a row's bookkeeping (maximum, sum, rescale) is small beside so many weights
+constexpr int kBlockRow = kBlockKeys + kSkewGap;
 
 /// A unit packs one block of keys and values of a head, or computes one tile of queries that reads them. The units of a
 /// head are neighbours, so what was just packed is still in cache; a few slots of packed heads are used in turn. A unit
@@ -19,6 +20,7 @@ constexpr int kBlockKeys = 512;  // a row's bookkeeping (maximum, sum, rescale) 
 struct ForwardPlan {
   Sequences seq;
   Terms terms;
+  WeightRow weigh;
   int64_t value_columns;  // Dv up to a whole panel
   Pieces units;           // of one key/value head of a sequence not in decode form: blocks, then group·tiles
   int64_t slots, slot_panels, slot_blocks;
@@ -30,13 +32,13 @@ struct ForwardPlan {
 
   struct Scratch {
     alignas(64) float query[kTileRows][kRowStride];
-    alignas(64) float score[kTileRows][kBlockKeys];
+    float room[kSkewGap], score[kTileRows][kBlockRow];
     alignas(64) float out[kTileRows][kRowStride];
     RowState row[kTileRows];
   }* scratch;
 
   ForwardPlan(const AttentionForward& p, int threads, void* workspace)
-      : seq(p), terms(p.score), value_columns(round_up(seq.value_dim, kNr)) {
+      : seq(p), terms(p.score), weigh(weight_row_of(p.score.map)), value_columns(round_up(seq.value_dim, kNr)) {
     Arena a{static_cast<char*>(workspace)};
     units = Pieces::make(a, seq.batch, [&](int64_t b) { return tiled(b) ? blocks(b) + seq.group * tiles(b) : 0; });
     slots = threads + 1 < seq.batch * seq.key_heads ? threads + 1 : seq.batch * seq.key_heads;
@@ -54,6 +56,7 @@ struct ForwardPlan {
       packed[n].store(0, std::memory_order_relaxed);
       finished[n].store(0, std::memory_order_relaxed);
     }
+    terms.relative.reserve(a, seq, p.visit, false, [&](int64_t b) { return tiled(b); });
     keys = a.take<float>(slots * slot_panels * kNr * seq.head_dim);
     values = a.take<float>(slots * slot_panels * kNr * value_columns);
     decode = DecodePlan::make(a, seq, threads);
@@ -126,20 +129,24 @@ void run_tile(const ForwardPlan& plan, const AttentionForward& p, ForwardPlan::S
       for (int t = 0; t < strips; ++t)
         if (lo[t] <= c && c < hi[t])
           tile<false, kRowStride, 1>(strip_rows(t), 2, s.head_dim, w.query[t * kMr], keys + (j0 + c) * s.head_dim, kNr,
-                                     w.score[t * kMr] + c, kBlockKeys);
+                                     w.score[t * kMr] + c, kBlockRow);
+    for (int t = 0; t < strips && terms.relative.present; ++t)
+      if (lo[t] < hi[t])
+        add_relative<kBlockRow>(terms.relative, range, i0 + t * kMr, strip_rows(t), j0, lo[t], hi[t], w.query[t * kMr],
+                                1.0f, w.score[t * kMr]);
     for (int t = 0; t < strips; ++t)
       for (int r = t * kMr; r < t * kMr + strip_rows(t) && lo[t] < hi[t]; ++r)
-        online_row(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
+        plan.weigh(terms, w.score[r], lo[t], static_cast<int>(round_up(hi[t], kNr)), i0 + r, j0, w.row[r], w.out[r],
                    plan.value_columns);
     const bool finite = plan.finite_blocks(head)[block];
     for (int64_t c = 0; c < s.value_dim; c += kNr)
       for (int t = 0; t < strips; ++t)
         if (lo[t] < hi[t])
-          (finite ? tile<true, kBlockKeys, 1>
-                  : tile_nonfinite<kBlockKeys, 1>)(strip_rows(t), panel_vectors(c, s.value_dim), hi[t] - lo[t],
-                                                   w.score[t * kMr] + lo[t],
-                                                   values + c * range.keys + (j0 + lo[t]) * kNr, kNr,
-                                                   w.out[t * kMr] + c, kRowStride);
+          (finite ? tile<true, kBlockRow, 1>
+                  : tile_nonfinite<kBlockRow, 1>)(strip_rows(t), panel_vectors(c, s.value_dim), hi[t] - lo[t],
+                                                  w.score[t * kMr] + lo[t],
+                                                  values + c * range.keys + (j0 + lo[t]) * kNr, kNr, w.out[t * kMr] + c,
+                                                  kRowStride);
   }
 
   const Rows out = s.rows(p.out, b, h, s.query_start(b)), lse = s.scalars(p.lse, b, h);
@@ -154,6 +161,7 @@ template <class T>
 void run(const AttentionForward& p, const Context& context, void* workspace) {
   const ForwardPlan plan(p, context.threads, workspace);
   const Sequences& s = plan.seq;
+  pack_relative<T>(plan.terms.relative, 1, plan.terms.scale2, context);
   for_units(context, plan.units.total(s.batch) * s.key_heads, [&](int64_t worker, int64_t unit) {
     const int64_t b = plan.units.sequence(s.batch, unit / s.key_heads),
                   local = unit - plan.units.first[b] * s.key_heads;
@@ -165,7 +173,7 @@ void run(const AttentionForward& p, const Context& context, void* workspace) {
       run_tile<T>(plan, p, plan.scratch[worker], b, hk * s.group + tile / tiles,
                   (tiles - 1 - tile % tiles) * kTileRows);
   });
-  run_decode<T>(plan.decode, plan.terms, s, p, context);
+  run_decode<T>(plan.decode, plan.terms, plan.weigh, s, p, context);
 }
 
 }  // namespace

@@ -2,19 +2,19 @@
 #include <math.h>
 
 #include "cpu/attention/scores.h"
-#include "math/score/softmax.h"
 
-// The running state of a row: maximum and sum of its weights so far, in log2 units.
+// From a row of scores to weights. With softmax a row has a state: maximum and sum of its weights so far, in log2
+// units.
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-using Score = math::Softmax;
-
+/// Maps without a state have {0, 1} here, under which splits of a row merge by plain sums.
 struct RowState {
   float max = -kInf, sum = 0;
 
   /// Takes in the sink, writes the row's lse, and returns the factor from the accumulated to the final output.
   float finish(const HeadTerms& t, int64_t h, int64_t i, float* lse) {
+    if (!t.all.row_state) return t.gate_at(i);
     if (t.all.sinks) {
       const float sink = t.all.sink2(h), top = sink > max ? sink : max, ref = top == -kInf ? 0 : top;
       const float scale = ::exp2f(max - ref);
@@ -27,12 +27,9 @@ struct RowState {
   }
 };
 
-/// Row i's products s[lo, hi) with keys from j0 become weights against the new maximum; `out` is rescaled if that grew.
-SACCADE_FN void online_row(const HeadTerms& t, float* s, int lo, int hi, int64_t i, int64_t j0, RowState& row,
-                           float* out, int64_t columns) {
-  if (t.modifies) modify_row(t, s + lo, i, j0 + lo, hi - lo);
-  if (t.range.key_begin(i) > j0 + lo || t.range.key_end(i) < j0 + hi) mask_row(t.range, s + lo, i, j0 + lo, hi - lo);
-
+/// s[lo, hi) become weights against the new maximum; `out` is rescaled if that grew.
+template <class Score>
+SACCADE_FN void online_weights(float* s, int lo, int hi, RowState& row, float* out, int64_t columns) {
   Vec top0(row.max), top1(row.max);
   for (int x = lo; x < hi; x += 2 * kWidth) {
     top0 = max(top0, Vec::load(s + x));
@@ -54,10 +51,33 @@ SACCADE_FN void online_row(const HeadTerms& t, float* s, int lo, int hi, int64_t
     for (int64_t c = 0; c < columns; c += kWidth) (Vec::load(out + c) * Vec(f)).store(out + c);
   }
   row.sum += sum(sum0 + sum1);
+}
+
+/// Row i's products s[lo, hi) with keys from j0 become weights.
+template <class Score>
+void weight_row(const HeadTerms& t, float* s, int lo, int hi, int64_t i, int64_t j0, RowState& row, float* out,
+                int64_t columns) {
+  if (t.modifies) modify_row(t, s + lo, i, j0 + lo, hi - lo);
+  if (t.range.key_begin(i) > j0 + lo || t.range.key_end(i) < j0 + hi) mask_row(t.range, s + lo, i, j0 + lo, hi - lo);
+  if constexpr (Score::kRowState) {
+    online_weights<Score>(s, lo, hi, row, out, columns);
+  } else {
+    const Vec reference(-t.bias2);
+    for (int x = lo; x < hi; x += 2 * kWidth) {
+      Score::weight(Vec::load(s + x), reference).store(s + x);
+      Score::weight(Vec::load(s + x + kWidth), reference).store(s + x + kWidth);
+    }
+    row = {0, 1};
+  }
   if (t.all.drop_below)
     for_dropout(t, i, j0, hi, [&](int64_t x, Mask keep) {
       if (x >= lo) select(keep, Vec::load(s + x) * Vec(t.all.keep_scale), Vec(0.0f)).store(s + x);
     });
+}
+
+using WeightRow = decltype(&weight_row<math::Softmax>);
+inline WeightRow weight_row_of(ScoreMap map) {
+  return with_score(map, []<class Score>(Score) -> WeightRow { return weight_row<Score>; });
 }
 
 }  // namespace

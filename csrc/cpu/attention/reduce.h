@@ -45,6 +45,7 @@ inline void reduce_parameters(const AttentionBackward& p, const Sequences& s, co
   if (p.dtemperature) reduce_rows(p.dtemperature, Axes::rows, s, sums, row_value(g.temperature));
   if (p.dhead_gate) reduce_rows(p.dhead_gate, Axes::rows, s, sums, row_value(g.gate));
   if (p.dalibi_slopes) reduce_rows(p.dalibi_slopes, Axes::batch_heads, s, sums, row_value(g.slope));
+  if (p.dscore_biases) reduce_rows(p.dscore_biases, Axes::heads, s, sums, row_value(g.bias));
   if (p.dsinks)
     reduce_rows(p.dsinks, Axes::heads, s, sums, [&](int64_t b, int64_t h, int64_t i) {
       const int64_t row = g.at(s, b, h) + i;  // ∂L/∂sink = Σ e^{sink − lse}·(dlse − D)

@@ -1,45 +1,77 @@
 #pragma once
+#include "cpu/attention/relative.h"
 #include "cpu/attention/sequences.h"
 #include "cpu/vec/convert.h"
 #include "cpu/vec/mulhi.h"
 #include "math/modifier.h"
 #include "math/philox.h"
+#include "math/score/identity.h"
+#include "math/score/relu.h"
+#include "math/score/relu2.h"
+#include "math/score/sigmoid.h"
+#include "math/score/softmax.h"
 
-// What happens to a row of products before it becomes a row of scores. Everything is in log2 units.
+// What happens to a row of products before it becomes a row of scores. Everything is in the score map's unit: log2 for
+// maps that exponentiate.
 namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
-constexpr float kLog2e = static_cast<float>(math::kLog2e);
 constexpr float kInf = __builtin_inff();
+
+/// f(map) with the type of the score map: the list of instances.
+template <class F>
+auto with_score(ScoreMap map, const F& f) {
+  switch (map) {
+    case ScoreMap::sigmoid:
+      return f(math::Sigmoid{});
+    case ScoreMap::relu:
+      return f(math::Relu{});
+    case ScoreMap::relu2:
+      return f(math::Relu2{});
+    case ScoreMap::identity:
+      return f(math::Identity{});
+    default:
+      return f(math::Softmax{});
+  }
+}
 
 /// The score terms of one problem. Its tensors come at full rank, with stride 0 along broadcast axes (ops/check.h).
 struct Terms {
-  float scale2;                  // scale·log2 e, folded into a packed operand
+  float unit;                    // what a natural score is multiplied by
+  bool row_state;                // has the map a running maximum and sum?
+  float scale2;                  // scale·unit, folded into a packed operand
   float softcap2;                // 0: none
   TensorView bias;               // (B|1, Hq|1, Nq|1, Nk|1)
   TensorView slopes;             // (B|1, Hq)
   TensorView temperature, gate;  // (B|1, Hq|1, Nq|1) or (Tq|1, Hq|1)
-  TensorView sinks;              // (Hq)
+  TensorView sinks, biases;      // (Hq): sink logits, score biases
+  float bias2;                   // score bias of every head
   uint32_t drop_below;           // 0: no dropout
   float keep_scale;              // 1/(1 − p)
   uint64_t seed;
+  Relative relative;
 
   explicit Terms(const ScoreSpec& s)
-      : scale2(static_cast<float>(s.scale * math::kLog2e)),
-        softcap2(static_cast<float>(s.softcap * math::kLog2e)),
+      : unit(with_score(s.map, []<class Map>(Map) { return static_cast<float>(Map::kUnit); })),
+        row_state(normalises(s.map)),
+        scale2(static_cast<float>(s.scale * unit)),
+        softcap2(static_cast<float>(s.softcap * unit)),
         bias(s.bias),
         slopes(s.alibi_slopes),
         temperature(s.temperature),
         gate(s.head_gate),
         sinks(s.sinks),
+        biases(s.score_biases),
+        bias2(static_cast<float>(s.score_bias * unit)),
         drop_below(s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0),
         keep_scale(static_cast<float>(1 / (1 - s.dropout_p))),
-        seed(s.seed) {}
+        seed(s.seed),
+        relative(s) {}
 
   bool modifies() const { return softcap2 != 0 || bias || slopes || temperature; }
-  float sink2(int64_t h) const { return static_cast<const float*>(sinks.data)[h * sinks.stride[0]] * kLog2e; }
+  float sink2(int64_t h) const { return static_cast<const float*>(sinks.data)[h * sinks.stride[0]] * unit; }
   float slope2(int64_t b, int64_t h) const {
-    return static_cast<const float*>(slopes.data)[b * slopes.stride[0] + h * slopes.stride[1]] * kLog2e;
+    return static_cast<const float*>(slopes.data)[b * slopes.stride[0] + h * slopes.stride[1]] * unit;
   }
 };
 
@@ -49,12 +81,17 @@ struct HeadTerms {
   math::Range range;
   Rows bias, temperature, gate;
   DType bias_type = DType::none;
-  float slope2 = 0;
+  float slope2 = 0, bias2 = 0;
   uint32_t number;  // b·Hq + h, the dropout stream
   bool modifies;
+  HeadRelative relative;
 
   HeadTerms(const Terms& t, const Sequences& q, const math::Range& visit, int64_t b, int64_t h)
-      : all(t), range(visit), number(static_cast<uint32_t>(b * q.query_heads + h)), modifies(t.modifies()) {
+      : all(t),
+        range(visit),
+        number(static_cast<uint32_t>(b * q.query_heads + h)),
+        modifies(t.modifies()),
+        relative(t.relative, h, t.scale2) {
     if (t.bias) {
       bias_type = t.bias.dtype;
       bias = {static_cast<char*>(t.bias.data) + (b * t.bias.stride[0] + h * t.bias.stride[1]) * dtype_size(bias_type),
@@ -63,6 +100,7 @@ struct HeadTerms {
     if (t.temperature) temperature = q.scalars(t.temperature, b, h);
     if (t.gate) gate = q.scalars(t.gate, b, h);
     if (t.slopes) slope2 = t.slope2(b, h);
+    bias2 = t.bias2 + (t.biases ? static_cast<const float*>(t.biases.data)[h * t.biases.stride[0]] * t.unit : 0);
   }
 
   float gate_at(int64_t i) const { return all.gate ? *gate.at<const float>(i) : 1.0f; }
@@ -86,24 +124,24 @@ inline float bias_at(const HeadTerms& t, int64_t i, int64_t j) {
 /// s[0, n) += bias of row i, keys from j; −inf wins over NaN, as an invisible key must.
 inline void add_bias(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t n) {
   int64_t x = 0;
-  const Vec minus_inf(-kInf), log2e(kLog2e);
+  const Vec minus_inf(-kInf), unit(t.all.unit);
   if (t.bias.col == 1 && t.bias_type == DType::f32) {
     const float* b = t.bias.at<const float>(i) + j;
     for (; x + kWidth <= n; x += kWidth) {
       const Vec v = Vec::load(b + x);
-      select(v == minus_inf, minus_inf, fma(v, log2e, Vec::load(s + x))).store(s + x);
+      select(v == minus_inf, minus_inf, fma(v, unit, Vec::load(s + x))).store(s + x);
     }
   } else if (t.bias.col == 0) {
     const float b = bias_at(t, i, 0);
-    for (; x + kWidth <= n; x += kWidth) (b == -kInf ? minus_inf : Vec::load(s + x) + Vec(b * kLog2e)).store(s + x);
+    for (; x + kWidth <= n; x += kWidth) (b == -kInf ? minus_inf : Vec::load(s + x) + Vec(b * t.all.unit)).store(s + x);
   }
   for (; x < n; ++x) {
     const float b = bias_at(t, i, j + x);
-    s[x] = b == -kInf ? -kInf : s[x] + b * kLog2e;
+    s[x] = b == -kInf ? -kInf : s[x] + b * t.all.unit;
   }
 }
 
-/// Turns products (scale included) into scores over s[0, n), keys from j, before masking.
+/// Turns products (scale and relative term included) into scores over s[0, n), keys from j, before masking.
 /// `capped`, if given, receives temperature·product after the cap: the backward needs it.
 inline void modify_row(const HeadTerms& t, float* s, int64_t i, int64_t j, int64_t n, float* capped = nullptr) {
   if (t.all.temperature) {

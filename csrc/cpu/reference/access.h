@@ -35,10 +35,10 @@ inline double dot(const TensorView& x, int64_t at_x, const TensorView& y, int64_
   return with_format(x.dtype, [&](auto format) {
     using Storage = typename decltype(format)::Storage;
     const auto *px = static_cast<const Storage*>(x.data) + at_x, *py = static_cast<const Storage*>(y.data) + at_y;
-    const int last = x.rank - 1;
+    const int64_t step_x = x.stride[x.rank - 1], step_y = y.stride[y.rank - 1];
     double sum = 0;
-    for (int64_t d = 0; d < x.shape[last]; ++d)
-      sum += static_cast<double>(format.load(px[d * x.stride[last]])) * format.load(py[d * y.stride[last]]);
+    for (int64_t d = 0; d < x.shape[x.rank - 1]; ++d)
+      sum += static_cast<double>(format.load(px[d * step_x])) * format.load(py[d * step_y]);
     return sum;
   });
 }

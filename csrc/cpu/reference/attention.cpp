@@ -8,6 +8,10 @@
 #include "cpu/reference/access.h"
 #include "math/modifier.h"
 #include "math/philox.h"
+#include "math/score/identity.h"
+#include "math/score/relu.h"
+#include "math/score/relu2.h"
+#include "math/score/sigmoid.h"
 #include "math/score/softmax.h"
 #include "math/visit/range.h"
 
@@ -48,12 +52,28 @@ Sequence sequence(const AttentionProblem& p, int64_t b) {
   return {packed(p), b, q0, k0, math::Range::make(nq, nk, v.causal, v.window_left, v.window_right)};
 }
 
+template <class F>
+auto with_map(ScoreMap map, F f) {
+  switch (map) {
+    case ScoreMap::sigmoid:
+      return f(math::Sigmoid{});
+    case ScoreMap::relu:
+      return f(math::Relu{});
+    case ScoreMap::relu2:
+      return f(math::Relu2{});
+    case ScoreMap::identity:
+      return f(math::Identity{});
+    default:
+      return f(math::Softmax{});
+  }
+}
+
 /// What all pairs of one query share.
 struct Row {
   const AttentionProblem& p;
   const Sequence& s;
   int64_t h, i, kv_head;
-  double factor, slope, sink, gate;
+  double factor, slope, sink, gate, offset;  // offset: the score bias
 
   Row(const AttentionProblem& p, const Sequence& s, int64_t h, int64_t i)
       : p(p), s(s), h(h), i(i), kv_head(h / (p.query.shape[1] / p.key.shape[1])) {
@@ -63,11 +83,27 @@ struct Row {
         c.alibi_slopes ? load(c.alibi_slopes, s.batch * c.alibi_slopes.stride[0] + h * c.alibi_slopes.stride[1]) : 0;
     sink = c.sinks ? load(c.sinks, h * c.sinks.stride[0]) : -kInf;
     gate = c.head_gate ? load(c.head_gate, s.query_row(c.head_gate, h, i)) : 1;
+    offset = c.score_bias + (c.score_biases ? load(c.score_biases, h * c.score_biases.stride[0]) : 0);
+  }
+
+  /// The weight of a score against the row's maximum or lse; maps without a row sum have their bias instead.
+  double weight(double score, double reference) const {
+    return with_map(p.score.map, [&]<class Map>(Map) {
+      return Map::weight(score * Map::kUnit, (Map::kRowState ? reference : -offset) * Map::kUnit);
+    });
   }
 
   double distance(int64_t j) const { return static_cast<double>(s.range.position(i) - j); }
-  double dot_key(int64_t j) const {
-    return dot(p.query, s.query_row(p.query, h, i), p.key, s.key_row(p.key, kv_head, j));
+  int64_t relative_row(const TensorView& table, int64_t j) const {
+    const int64_t reach = table.shape[1] / 2;
+    return h * table.stride[0] + (reach + std::clamp(s.range.position(i) - j, -reach, reach)) * table.stride[1];
+  }
+  /// q_i·k_j with the relative term.
+  double product(int64_t j) const {
+    const TensorView &keys = p.score.relative_keys, &bias = p.score.relative_bias;
+    double x = dot(p.query, s.query_row(p.query, h, i), p.key, s.key_row(p.key, kv_head, j));
+    if (keys) x += dot(p.query, s.query_row(p.query, h, i), keys, relative_row(keys, j));
+    return bias ? x + load(bias, relative_row(bias, j)) : x;
   }
   double capped(double qk) const {
     return p.score.softcap > 0 ? math::softcap(factor * qk, p.score.softcap) : factor * qk;
@@ -98,10 +134,6 @@ struct Row {
   }
 };
 
-double weight(double score, double reference) {
-  return math::Softmax::weight(score * math::kLog2e, reference * math::kLog2e);
-}
-
 /// f(u, scratch) for u in [0, n), `scratch` being one thread's `doubles` of the workspace.
 template <class F>
 void each_unit(const Context& context, int64_t n, void* workspace, int64_t doubles, F f) {
@@ -129,19 +161,20 @@ void forward(const AttentionForward& p, const Context& context, void* workspace)
       const int64_t begin = s.range.key_begin(i), end = s.range.key_end(i);
       double top = row.sink;
       for (int64_t j = begin; j < end; ++j) {
-        score[j] = row.score(row.capped(row.dot_key(j)), j);
+        score[j] = row.score(row.capped(row.product(j)), j);
         if (score[j] > top || std::isnan(score[j])) top = score[j];  // NaN stays
       }
       std::fill_n(sum_v, dv, 0.0);
-      double sum = row.sink == -kInf ? 0 : weight(row.sink, top);
+      const bool normalised = normalises(p.score.map);
+      double sum = row.sink == -kInf ? 0 : row.weight(row.sink, top);
       for (int64_t j = begin; j < end; ++j) {
         if (score[j] == -kInf) continue;
-        const double w = weight(score[j], top), kept = row.kept(j);
+        const double w = row.weight(score[j], top), kept = row.kept(j);
         sum += w;
         if (kept != 0) add(sum_v, kept * w, p.value, s.key_row(p.value, row.kv_head, j));
       }
-      store_row(p.out, s.query_row(p.out, h, i), sum_v, sum == 0 ? 0 : row.gate / sum);
-      store(p.lse, s.query_row(p.lse, h, i), sum == 0 ? -kInf : top + std::log(sum));
+      store_row(p.out, s.query_row(p.out, h, i), sum_v, !normalised ? row.gate : sum == 0 ? 0 : row.gate / sum);
+      if (normalised) store(p.lse, s.query_row(p.lse, h, i), sum == 0 ? -kInf : top + std::log(sum));
     }
   });
 }
@@ -151,6 +184,8 @@ struct BackwardRow : Row {
   double lse, delta;  // delta: Σ_j w·∂L/∂w − ∂L/∂lse
 
   BackwardRow(const AttentionBackward& p, const Sequence& s, int64_t h, int64_t i) : Row(p, s, h, i), p(p) {
+    lse = delta = 0;
+    if (!normalises(p.score.map)) return;
     lse = load(p.lse, s.query_row(p.lse, h, i));
     delta = dot(p.dout, dout_row(), p.out, s.query_row(p.out, h, i)) -
             (p.dlse ? load(p.dlse, s.query_row(p.dlse, h, i)) : 0);
@@ -160,18 +195,21 @@ struct BackwardRow : Row {
 };
 
 struct Pair {
-  double qk, w, dp, ds, dx;  // w: after dropout; dp: dout·v; s: the score; x: before the softcap
+  double qk, w, dp, ds,
+      dx;  // qk: with the relative term; w: after dropout; dp: dout·v; s: the score; x: before the softcap
   bool visible;
 
   Pair(const BackwardRow& row, int64_t j) {
-    qk = row.dot_key(j);
+    qk = row.product(j);
     const double capped = row.capped(qk), score = row.score(capped, j);
     visible = score != -kInf;
     if (!visible) return;
-    const double all = weight(score, row.lse), kept = row.kept(j);
+    const double all = row.weight(score, row.lse), kept = row.kept(j);
     w = kept * all;
     dp = kept == 0 ? 0 : dot(row.p.dout, row.dout_row(), row.p.value, row.s.key_row(row.p.value, row.kv_head, j));
-    ds = math::Softmax::grad(all, row.gate * kept * dp, row.delta);
+    ds = with_map(row.p.score.map, [&]<class Map>(Map) {
+      return Map::grad((score + row.offset) * Map::kUnit, all, row.gate * kept * dp, row.delta);
+    });
     dx = row.p.score.softcap > 0 ? ds * math::softcap_grad(capped, row.p.score.softcap) : ds;
   }
 };
@@ -246,8 +284,11 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
       const BackwardRow row(p, s, h, i);
       std::fill_n(dq, d, 0.0);
       for (int64_t j = s.range.key_begin(i); !row.empty() && j < s.range.key_end(i); ++j)
-        if (const Pair pair(row, j); pair.visible)
+        if (const Pair pair(row, j); pair.visible) {
           add(dq, pair.dx * row.factor, p.key, s.key_row(p.key, row.kv_head, j));
+          const TensorView& table = p.score.relative_keys;
+          if (table) add(dq, pair.dx * row.factor, table, row.relative_row(table, j));
+        }
       store_row(p.dquery, s.query_row(p.dquery, h, i), dq, 1);
     }
   });
@@ -270,6 +311,35 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
       store_row(p.dvalue, s.key_row(p.dvalue, g, j), sum_v, 1);
     }
   });
+  const TensorView &keys = p.drelative_keys, &bias = p.drelative_bias;
+  const auto tables = [&](auto f) { return std::max(keys ? f(keys) : 0, bias ? f(bias) : 0); };
+  const int64_t size = tables([](const TensorView& t) { return t.shape[1]; });
+  const int64_t table_heads = tables([](const TensorView& t) { return t.shape[0]; });
+  each_unit(context, table_heads * size, workspace, backward_doubles(p), [&](int64_t u, double* dr) {
+    const int64_t head = u / size, distance = u % size;  // one row of a table: the pairs at that distance
+    for (const TensorView* to : {&keys, &bias}) {
+      if (!*to || head >= to->shape[0]) continue;
+      std::fill_n(dr, d, 0.0);
+      each_row(p, {{}, to->shape[0] == 1 ? Span{} : Span{head, head + 1}, {}, {}}, [&](const BackwardRow& row) {
+        const math::Range& r = row.s.range;
+        const int64_t j = r.position(row.i) + size / 2 - distance;
+        const int64_t begin = distance == size - 1 ? 0 : j, end = distance == 0 ? r.keys : j + 1;
+        for (int64_t x = std::max(begin, r.key_begin(row.i)); x < std::min(end, r.key_end(row.i)); ++x) {
+          const Pair pair(row, x);
+          if (!pair.visible) continue;
+          if (to == &keys)
+            add(dr, pair.dx * row.factor, p.query, row.s.query_row(p.query, row.h, row.i));
+          else
+            dr[0] += pair.dx * row.factor;
+        }
+      });
+      const int64_t at = head * to->stride[0] + distance * to->stride[1];
+      if (to == &keys)
+        store_row(keys, at, dr, 1);
+      else
+        store(bias, at, dr[0]);
+    }
+  });
   using R = const BackwardRow&;
   using P = const Pair&;
   const bool tokens = packed(p);
@@ -279,9 +349,12 @@ void backward(const AttentionBackward& p, const Context& context, void* workspac
   each_element(p, context, p.dtemperature, tokens,
                over_pairs(p, [](R row, P pair, int64_t) { return pair.dx * row.p.score.scale * pair.qk; }));
   each_element(p, context, p.dhead_gate, tokens, over_pairs(p, [](R, P pair, int64_t) { return pair.w * pair.dp; }));
+  each_element(p, context, p.dscore_biases, false, [&](Spans in) {
+    return over_pairs(p, [](R, P pair, int64_t) { return pair.ds; })({{}, in.batch, {}, {}});
+  });
   each_element(p, context, p.dsinks, false, [&](Spans in) {
     double sum = 0;
-    each_row(p, {{}, in.batch, {}, {}}, [&](R row) { sum -= weight(row.sink, row.lse) * row.delta; });
+    each_row(p, {{}, in.batch, {}, {}}, [&](R row) { sum -= row.weight(row.sink, row.lse) * row.delta; });
     return sum;
   });
 }
@@ -293,8 +366,7 @@ std::string supports(const Problem&) {
 
 template <class Problem, int64_t (*doubles)(const AttentionProblem&)>
 int64_t workspace_bytes(const Problem& p, int threads) {
-  const int64_t units = batch(p) * std::max(p.query.shape[1], p.key.shape[1]);
-  return std::min<int64_t>(threads, units) * doubles(p) * 8;
+  return threads * doubles(p) * 8;
 }
 
 }  // namespace

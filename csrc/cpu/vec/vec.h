@@ -66,6 +66,18 @@ SACCADE_FN Vec max(Vec a, Vec b) { return b.v > a.v ? b.v : a.v; }
 SACCADE_FN Vec min(Vec a, Vec b) { return b.v < a.v ? b.v : a.v; }
 #endif
 
+/// 1/x for x ≥ 1 within 2^-22 (an estimate and one Newton step); 0 beyond 2^126, infinity included.
+SACCADE_FN Vec rcp(Vec x) {
+#if defined(__AVX512F__)
+  const Vec y = (vf)_mm512_rcp14_ps((__m512)x.v);
+#elif defined(__AVX__)
+  const Vec y = (vf)_mm256_rcp_ps((__m256)x.v);
+#else
+  const Vec y = Vec(1.0f) / x;
+#endif
+  return select(Vec(0x1p126f) < x, Vec(0.0f), fma(y, fma(Vec(-x.v), y, Vec(1.0f)), y));
+}
+
 using Lanes = std::make_integer_sequence<int, kWidth>;
 
 template <int... E>

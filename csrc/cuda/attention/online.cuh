@@ -2,10 +2,8 @@
 #include "cuda/attention/scores.cuh"
 #include "cuda/tile/mma.cuh"
 
-// The running state of a warp's rows, and their end. Rows are queries (QueriesDown).
+// From scores to weights: the state of a warp's rows, and their end. Rows are queries (QueriesDown).
 namespace saccade::cuda {
-
-using Score = math::Softmax;
 
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFF, x, 1));
@@ -16,28 +14,34 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(0xFFFFFFFF, x, 2);
 }
 
-/// What a row's end makes of its maximum (log2 units) and sum.
+/// What a row's end makes of its maximum (log2 units) and sum; maps without a row state have neither, nor an lse.
+template <class Score>
 struct RowEnd {
-  float lse, factor;  // factor: from the accumulated to the final output
+  float lse = 0, factor;  // factor: from the accumulated to the final output
 
-  __device__ __forceinline__ RowEnd(const Terms& t, float max, float sum, int32_t i, int32_t h) {
-    float ref = max, scale = 1;
-    if (t.p.sinks.data) {
-      const float sink = t.sink2(h), top = fmaxf(sink, max);
-      ref = top == -kInf ? 0 : top;
-      scale = math::exp2(max - ref);
-      sum = sum * scale + math::exp2(sink - ref);
+  __device__ __forceinline__ RowEnd(const Terms<Score>& t, float max, float sum, int32_t i, int32_t h) {
+    if constexpr (Score::kRowState) {
+      float ref = max, scale = 1;
+      if (t.p.sinks.data) {
+        const float sink = t.sink2(h), top = fmaxf(sink, max);
+        ref = top == -kInf ? 0 : top;
+        scale = math::exp2(max - ref);
+        sum = sum * scale + math::exp2(sink - ref);
+      }
+      lse = sum == 0 ? -kInf : (ref + log2f(sum)) * kLn2;
+      factor = sum == 0 ? 0 : t.gate(i, h) * scale / sum;
+    } else {
+      factor = t.gate(i, h);
     }
-    lse = sum == 0 ? -kInf : (ref + log2f(sum)) * kLn2;
-    factor = sum == 0 ? 0 : t.gate(i, h) * scale / sum;
   }
 };
 
-template <int M>
+template <class Score, int M, bool = Score::kRowState>
 struct RowState {
   float max[M][2], sum[M][2];  // of rows g and g+8 of each block; a lane's share of the sum
 
-  __device__ __forceinline__ RowState() {
+  template <class Place>
+  __device__ __forceinline__ RowState(const Terms<Score>&, const Place&) {
 #pragma unroll
     for (int m = 0; m < M; ++m) max[m][0] = max[m][1] = -kInf, sum[m][0] = sum[m][1] = 0;
   }
@@ -70,6 +74,30 @@ struct RowState {
         sum[m][half] = sum[m][half] * shrink[m][half] + total;
       }
     if (__any_sync(0xFFFFFFFF, grew)) each<M, V>([&](int m, int n, int e) { o[m][n][e] *= shrink[m][e >> 1]; });
+  }
+
+  __device__ __forceinline__ RowEnd<Score> end(const Terms<Score>& t, int m, int half, int32_t i, int32_t h) const {
+    return {t, max[m][half], quad_sum(sum[m][half]), i, h};
+  }
+};
+
+/// Without a state a score becomes its weight at once.
+template <class Score, int M>
+struct RowState<Score, M, false> {
+  float reference[2];  // of the heads of rows g and g+8
+
+  template <class Place>
+  __device__ __forceinline__ RowState(const Terms<Score>& t, const Place& at) {
+    reference[0] = t.reference(at.head(0, 0, 0)), reference[1] = t.reference(at.head(0, 0, 2));
+  }
+
+  template <int N, int V>
+  __device__ __forceinline__ void take(float (&s)[M][N][4], float scale, float (&)[M][V][4]) {
+    each<M, N>([&](int m, int n, int e) { s[m][n][e] = Score::weight(s[m][n][e] * scale, reference[e >> 1]); });
+  }
+
+  __device__ __forceinline__ RowEnd<Score> end(const Terms<Score>& t, int, int, int32_t i, int32_t h) const {
+    return {t, 0, 0, i, h};
   }
 };
 

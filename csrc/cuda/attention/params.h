@@ -1,5 +1,10 @@
 #pragma once
 #include "math/philox.h"
+#include "math/score/identity.h"
+#include "math/score/relu.h"
+#include "math/score/relu2.h"
+#include "math/score/sigmoid.h"
+#include "math/score/softmax.h"
 #include "saccade/attention.h"
 
 // The problem as kernels get it: plain data, by value.
@@ -16,6 +21,23 @@ struct View {
   SACCADE_FN explicit operator bool() const { return data != nullptr; }
 };
 
+/// f(map) with the type of the score map: the list of instances.
+template <class F>
+auto with_score(ScoreMap map, F f) {
+  switch (map) {
+    case ScoreMap::sigmoid:
+      return f(math::Sigmoid{});
+    case ScoreMap::relu:
+      return f(math::Relu{});
+    case ScoreMap::relu2:
+      return f(math::Relu2{});
+    case ScoreMap::identity:
+      return f(math::Identity{});
+    default:
+      return f(math::Softmax{});
+  }
+}
+
 /// Of (B, H, N[, D]) or (T, H[, D]).
 inline View row_view(const TensorView& t, bool packed) {
   if (!t) return {};
@@ -24,13 +46,14 @@ inline View row_view(const TensorView& t, bool packed) {
           last < t.rank ? t.stride[last] : 0};
 }
 
+/// Numbers whose names end in 2 are in the score map's unit: log2 for maps that exponentiate.
 struct Params {
   View query, key, value;  // columns are 1 apart, rows 16-byte aligned (attention/repack.h sees to it)
   View out, lse;
   View bias;               // (B|1, Hq|1, Nq|1, Nk|1): row is the query's axis, column the key's
   View slopes;             // (B|1, Hq)
   View temperature, gate;  // (B|1, Hq|1, Nq|1) or (Tq|1, Hq|1)
-  View sinks;              // head only
+  View sinks, biases;      // head only; biases: of the score, per head
   const int32_t *cu_q, *cu_k;
   int64_t cu_q_stride, cu_k_stride;
 
@@ -47,8 +70,9 @@ struct Params {
   uint32_t drop_below;  // 0: no dropout
   uint32_t seed_low, seed_high;
   float keep_scale;  // 1/(1 − p)
-  float scale2;      // scale·log2 e
-  float softcap2;    // likewise; 0: none
+  float scale2;
+  float softcap2;  // 0: none
+  float bias2;     // score bias of every head
 
   explicit Params(const AttentionProblem& p) {
     const ScoreSpec& s = p.score;
@@ -68,6 +92,7 @@ struct Params {
                  : View{};
     temperature = row_view(s.temperature, packed), gate = row_view(s.head_gate, packed);
     sinks = s.sinks ? View{static_cast<char*>(s.sinks.data), 0, s.sinks.stride[0]} : View{};
+    biases = s.score_biases ? View{static_cast<char*>(s.score_biases.data), 0, s.score_biases.stride[0]} : View{};
     cu_q = static_cast<const int32_t*>(v.cu_seqlens_q.data), cu_k = static_cast<const int32_t*>(v.cu_seqlens_k.data);
     cu_q_stride = v.cu_seqlens_q.stride[0], cu_k_stride = v.cu_seqlens_k.stride[0];
     batch = packed ? v.cu_seqlens_q.shape[0] - 1 : p.query.shape[0];
@@ -80,8 +105,10 @@ struct Params {
     drop_below = s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0;
     seed_low = static_cast<uint32_t>(s.seed), seed_high = static_cast<uint32_t>(s.seed >> 32);
     keep_scale = static_cast<float>(1 / (1 - s.dropout_p));
-    scale2 = static_cast<float>(s.scale * math::kLog2e);
-    softcap2 = static_cast<float>(s.softcap * math::kLog2e);
+    const double unit = with_score(s.map, []<class Score>(Score) { return Score::kUnit; });
+    scale2 = static_cast<float>(s.scale * unit);
+    softcap2 = static_cast<float>(s.softcap * unit);
+    bias2 = static_cast<float>(s.score_bias * unit);
     scores_modified = softcap2 != 0 || bias || slopes || temperature || !(scale2 > 0);
     modified = scores_modified || drop_below;
   }
@@ -89,7 +116,8 @@ struct Params {
 
 /// Pieces of `size` rows: sequence b of a packed axis owns the places floor(start_b / size) + b …, of which ceil(n_b /
 /// size) are used: monotone and wide enough, so that the grid needs no sequence length (attention/sequence.cuh).
-inline int64_t piece_count(const Params& p, int64_t rows, int64_t size) {
+template <class P>
+int64_t piece_count(const P& p, int64_t rows, int64_t size) {
   return p.packed ? rows / size + p.batch : p.batch * ((rows + size - 1) / size);
 }
 

@@ -3,13 +3,12 @@
 #include "cuda/ptx/special.cuh"
 #include "math/modifier.h"
 #include "math/operand/float.h"
-#include "math/score/softmax.h"
 
-// What happens to a warp's block of products before it is a block of scores, in log2 units. Blocks are accumulators
-// [M][N][4] (cuda/ptx/mma.cuh); a Place says which query, key and query head element (m, n, e) belongs to.
+// What happens to a warp's block of products before it is a block of scores, in the unit of the score map (the type
+// Score, a header of math/score/). Blocks are accumulators [M][N][4] (cuda/ptx/mma.cuh); a Place says which query, key
+// and query head element (m, n, e) belongs to.
 namespace saccade::cuda {
 
-constexpr float kLog2e = static_cast<float>(math::kLog2e);
 constexpr float kLn2 = static_cast<float>(math::kLn2);
 constexpr float kInf = __builtin_inff();
 
@@ -71,7 +70,9 @@ struct PerQuery {
 };
 
 /// The score terms as one sequence sees them. Indices past a sequence's rows are clamped where they are read.
+template <class Score>
 struct Terms {
+  static constexpr float kUnit = static_cast<float>(Score::kUnit);
   const Params& p;
   const Sequence& s;
 
@@ -81,7 +82,7 @@ struct Terms {
   __device__ __forceinline__ float per_query(const View& t, int32_t i, int32_t h) const {
     return *s.query_row<const float>(t, h, clamp_query(i));
   }
-  /// scale·log2 e·temperature, what a product is multiplied by.
+  /// scale2·temperature, what a product is multiplied by.
   __device__ __forceinline__ float factor(int32_t i, int32_t h) const {
     return p.temperature.data ? p.scale2 * per_query(p.temperature, i, h) : p.scale2;
   }
@@ -89,10 +90,14 @@ struct Terms {
     return p.gate.data ? per_query(p.gate, i, h) : 1.0f;
   }
   __device__ __forceinline__ float slope2(int32_t h) const {
-    return reinterpret_cast<const float*>(p.slopes.data)[s.batch * p.slopes.batch + h * p.slopes.head] * kLog2e;
+    return reinterpret_cast<const float*>(p.slopes.data)[s.batch * p.slopes.batch + h * p.slopes.head] * kUnit;
   }
   __device__ __forceinline__ float sink2(int32_t h) const {
-    return reinterpret_cast<const float*>(p.sinks.data)[h * p.sinks.head] * kLog2e;
+    return reinterpret_cast<const float*>(p.sinks.data)[h * p.sinks.head] * kUnit;
+  }
+  /// What a score of the head is compared with, under a map without row state.
+  __device__ __forceinline__ float reference(int32_t h) const {
+    return -(p.bias2 + (p.biases.data ? reinterpret_cast<const float*>(p.biases.data)[h * p.biases.head] * kUnit : 0));
   }
   /// The stream of dropout.
   __device__ __forceinline__ uint32_t number(int32_t h) const {
@@ -106,8 +111,8 @@ struct Bool {
   static __device__ __forceinline__ float load(uint8_t x) { return x ? 0.0f : -kInf; }
 };
 
-template <class F, int M, int N, class Place>
-__device__ __forceinline__ void add_bias(float (&s)[M][N][4], const Terms& t, const Place& at) {
+template <class F, class Score, int M, int N, class Place>
+__device__ __forceinline__ void add_bias(float (&s)[M][N][4], const Terms<Score>& t, const Place& at) {
   const View& bias = t.p.bias;
   const auto* base = reinterpret_cast<const typename F::Storage*>(bias.data) + t.s.batch * bias.batch;
   each<M, N>([&](int m, int n, int e) {
@@ -115,14 +120,15 @@ __device__ __forceinline__ void add_bias(float (&s)[M][N][4], const Terms& t, co
     i = i < t.p.bias_queries ? i : t.p.bias_queries - 1;
     j = j < t.p.bias_keys ? j : t.p.bias_keys - 1;
     const float b = F::load(base[at.head(m, n, e) * bias.head + i * bias.row + j * bias.column]);
-    s[m][n][e] = b == -kInf ? -kInf : s[m][n][e] + b * kLog2e;  // −inf wins over NaN, as an invisible key must
+    s[m][n][e] =
+        b == -kInf ? -kInf : s[m][n][e] + b * Terms<Score>::kUnit;  // −inf wins over NaN, as an invisible key must
   });
 }
 
 /// Turns products q·k into scores, before masking. `capped`, if given, receives factor·product after the softcap: what
 /// the backward needs.
-template <class T, int M, int N, class Place>
-__device__ __forceinline__ void modify(float (&s)[M][N][4], const Terms& t, const Place& at,
+template <class T, class Score, int M, int N, class Place>
+__device__ __forceinline__ void modify(float (&s)[M][N][4], const Terms<Score>& t, const Place& at,
                                        float (*capped)[N][4] = nullptr) {
   const Params& p = t.p;
   const PerQuery<Place, M, N> factor(at, [&](int32_t i, int32_t h) { return t.factor(i, h); });
@@ -197,7 +203,8 @@ struct Keep {
 #pragma unroll
     for (uint32_t& word : bits) word = ~0u;
   }
-  __device__ __forceinline__ Keep(const Terms& t, const Place& at) {
+  template <class Score>
+  __device__ __forceinline__ Keep(const Terms<Score>& t, const Place& at) {
     const uint32_t key = static_cast<uint32_t>(at.key(0, 0, 0));
     const uint32_t shift = key / 16 % 4;  // blocks of fewer than 64 keys may start at any word
 #pragma unroll

@@ -54,7 +54,8 @@ struct Piece {
 };
 
 /// Piece x of an axis of `total` rows (per sequence when dense) cut into pieces of `size`; see piece_count.
-__device__ inline Piece find_piece(const Params& p, const int32_t* cu, int64_t stride, int64_t total, int64_t size,
+template <class P>
+__device__ inline Piece find_piece(const P& p, const int32_t* cu, int64_t stride, int64_t total, int64_t size,
                                    int64_t x) {
   if (!p.packed) {
     const int64_t pieces = (total + size - 1) / size;

@@ -30,6 +30,9 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+/// Asks for a line of memory, which will be needed soon.
+__device__ __forceinline__ void prefetch_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 /// Four 8×8 matrices of 16-bit elements (or 8×4 of 32-bit); lane l addresses row l%8 of matrix l/8, 16 bytes.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&x)[4], uint32_t from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

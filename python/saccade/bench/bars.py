@@ -1,4 +1,4 @@
-"""The bars that softmax attention on the CPU must clear.
+"""The bars that attention on the CPU must clear.
 
 `python -m saccade.bench.bars` measures them in its process and prints one JSON object a line; `run` does that in a
 process per instruction set, torch held to the same set.
@@ -123,6 +123,18 @@ def _demo(_: float) -> Iterator[Bar]:
     yield at_most("demo step, saccade / torch SDPA", 1.0, ratio)
 
 
+def _sigmoid(budget: float) -> Iterator[Bar]:
+    from .scores import bars
+
+    yield from bars(budget)
+
+
+def _linear(budget: float) -> Iterator[Bar]:
+    from .linear import bars
+
+    yield from bars(budget)
+
+
 GROUPS = {
     "forward": _forward,
     "training": _training,
@@ -130,10 +142,12 @@ GROUPS = {
     "decode": _decode,
     "memory": _memory,
     "demo": _demo,
+    "sigmoid": _sigmoid,
+    "linear": _linear,
 }
 # glibc otherwise returns the outputs' pages to the system after some calls, not after others: 3 ms of 20, in any lane
 STEADY = {"OMP_NUM_THREADS": str(THREADS), "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-COUNTS = {"forward": 11, "training": 3, "tiles": 4, "decode": 3, "memory": 1, "demo": 1}
+COUNTS = {"forward": 11, "training": 3, "tiles": 4, "decode": 3, "memory": 1, "demo": 1, "sigmoid": 7, "linear": 8}
 
 
 def instruction_sets() -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class Case:
     alibi: bool = False
     lengths: tuple[int, ...] = ()
     backward: bool = False
+    score: str = "softmax"
 
     @property
     def keys(self) -> int:
@@ -47,7 +49,7 @@ class Case:
             {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype],
             f"({self.B},{heads},{size},{self.D})",
         ]
-        words += ["causal"] * self.causal + ["ALiBi"] * self.alibi
+        words += [self.score] * (self.score != "softmax") + ["causal"] * self.causal + ["ALiBi"] * self.alibi
         words += ["window {},{}".format(*self.window)] if self.window else []
         words += ["varlen"] * bool(self.lengths) + ["fwd+bwd" if self.backward else "fwd"]
         return " ".join(words)
@@ -109,6 +111,8 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         found: dict[str, Any] = {"causal": self.causal, "window": self.window}
+        if self.score != "softmax":
+            found |= {"score": self.score, "score_bias": "neg_log_n"}
         if self.alibi:
             found["alibi_slopes"] = 2.0 ** (-8.0 * torch.arange(1, self.Hq + 1) / self.Hq)
         if self.lengths:
@@ -117,7 +121,7 @@ class Case:
         return found
 
     def ours(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return saccade.softmax_attention(q, k, v, **self.options())
+        return saccade.attention(q, k, v, **self.options())
 
     @property
     def has_rival(self) -> bool:
@@ -146,7 +150,8 @@ class Case:
             s = q[:, h] @ k[:, kv].transpose(-1, -2) * self.D**-0.5
             if slopes is not None:
                 s = s - slopes[h].double() * (p - j).abs()
-            heads.append(s.masked_fill(hidden, float("-inf")).softmax(-1) @ v[:, kv])
+            s = s.masked_fill(hidden, float("-inf"))
+            heads.append((s.softmax(-1) if self.score == "softmax" else (s - math.log(nk)).sigmoid()) @ v[:, kv])
         return torch.stack(heads, 1)
 
 

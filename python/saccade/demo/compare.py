@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from saccade.cli._console import Progress, table
@@ -19,6 +20,7 @@ from .attentions import ATTENTIONS
 
 TURN = 4  # steps of one attention before the next has its turn
 FEWEST, MOST = 60, 300
+LENGTHS, ROUNDS = (512, 1024, 2048, 4096, 8192), 3  # for tokens per second; the median of the rounds counts
 # Attentions that differ in float32 rounding only stay 1e-6 apart for 20 steps and 1e-5 for 100; a temperature wrong by
 # 1 % shows as 1e-4 at the first step and 4e-3 within 20. Training amplifies rounding (a step's loss differs by 1e-2 at
 # 250 steps), so in the end it is what the models have learnt that is compared: measured 1e-3.
@@ -85,14 +87,32 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         for name, worker in workers.items():
             worker.send(finish=options.sample)
             runs[name] |= worker.read()
-            worker.close()
             progress.advance(name)
+    speed(options.lengths, workers, runs)
     return {"steps": steps, "runs": runs, "machine": platform.processor() or platform.machine()}
+
+
+def speed(lengths: Sequence[int], workers: dict[str, Worker], runs: dict[str, dict[str, Any]]) -> None:
+    """Adds to each run the tokens per second of forward and backward by sequence length, and ends the workers."""
+    for r in runs.values():
+        r["tokens_per_second"] = {}
+    with Progress(len(lengths), "speed by length") as progress:
+        for length in lengths:
+            seconds: dict[str, list[float]] = {name: [] for name in workers}
+            for _ in range(ROUNDS):
+                for name, worker in workers.items():
+                    worker.send(length=length)
+                    seconds[name].append(worker.read()["seconds"])
+            for name in workers:
+                runs[name]["tokens_per_second"][length] = length / statistics.median(seconds[name])
+            progress.advance(str(length))
+    for worker in workers.values():
+        worker.close()
 
 
 def step_ratio(steps: int, threads: int) -> float:
     """Median step time of saccade over torch SDPA's, from a short training of both in turn."""
-    options = argparse.Namespace(steps=steps, seconds=0.0, threads=threads, seed=0, sample=1, config="{}")
+    options = argparse.Namespace(steps=steps, seconds=0.0, threads=threads, seed=0, sample=1, config="{}", lengths=())
     runs = train(options)["runs"]
     return statistics.median(runs["saccade"]["seconds"][4:]) / statistics.median(runs["torch"]["seconds"][4:])
 
@@ -147,6 +167,14 @@ def summary(result: dict[str, Any]) -> list[list[object]]:
     ]
 
 
+def speeds(result: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Headers and rows: thousands of tokens per second, forward and backward, by sequence length."""
+    runs = result["runs"].values()
+    lengths = list(next(iter(runs))["tokens_per_second"])
+    headers = ["1000 tokens/s, N =", *(str(n) for n in lengths)]
+    return headers, [[r["title"], *(f"{x / 1e3:.1f}" for x in r["tokens_per_second"].values())] for r in runs]
+
+
 def run(options: argparse.Namespace) -> int:
     """Trains, prints and writes the report; 1 when curves that must coincide do not."""
     if not options.no_plots:
@@ -160,8 +188,10 @@ def run(options: argparse.Namespace) -> int:
     out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(result, indent=1))
-    last = list(result["runs"].values())[-1]
+    last = result["runs"]["saccade"]
     print(table(HEADERS, summary(result)))
+    if options.lengths:
+        print("\n" + table(*speeds(result)))
     print(f"\n{last['parameters'] / 1e6:.1f} M parameters, {result['steps']} steps each, {result['wall']:.0f} s in all")
     print(f"\n{last['title']} continues “{last['prompt']}”:\n{last['prompt']}{last['text']}\n")
     if not options.no_plots:

@@ -13,6 +13,9 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Cache = list[tuple[torch.Tensor, torch.Tensor]]
 
 
+CONTEXT = 1024  # bytes
+
+
 @dataclass(frozen=True)
 class Config:
     layers: int = 4
@@ -20,7 +23,7 @@ class Config:
     heads: int = 4
     kv_heads: int = 2
     mlp: int = 512
-    context: int = 1024  # bytes
+    context: int = CONTEXT
     vocabulary: int = 256
 
 

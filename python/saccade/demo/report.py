@@ -9,6 +9,8 @@ from typing import Any
 import saccade
 from saccade.cli._plot import html_table, image_tag, page, png, pyplot
 
+from .compare import speeds
+
 COLORS = ["#444444", "#d1495b", "#00798c", "#edae49", "#30638e", "#66a182"]
 
 
@@ -55,10 +57,29 @@ def memory(result: dict[str, Any]) -> Any:
     return figure
 
 
+def throughput(result: dict[str, Any]) -> Any:
+    """Tokens per second by sequence length: flat where the cost is linear, falling as 1/N where it is quadratic."""
+    plt = pyplot()
+    figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for r, color in zip(result["runs"].values(), COLORS, strict=False):
+        points = {int(n): x for n, x in r["tokens_per_second"].items()}
+        ax.loglog(points.keys(), points.values(), "o-", color=color, label=r["title"])
+    ticks = [int(n) for n in next(iter(result["runs"].values()))["tokens_per_second"]]
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.minorticks_off()
+    ax.set(title="Whole model, forward and backward, one sequence", xlabel="sequence length", ylabel="tokens/s")
+    ax.legend()
+    return figure
+
+
 def write(result: dict[str, Any], headers: list[str], rows: list[list[object]], out: pathlib.Path) -> pathlib.Path:
-    """Writes loss.png, steps.png, memory.png and report.html under `out` and returns the last one's path."""
+    """Writes loss.png, steps.png, memory.png, speed.png and report.html under `out` and returns the last one's path."""
     parts = [html_table(headers, rows)]
-    for name, draw in {"loss": curves, "steps": step_times, "memory": memory}.items():
+    draws = {"loss": curves, "steps": step_times, "memory": memory}
+    if next(iter(result["runs"].values()))["tokens_per_second"]:
+        parts.append(html_table(*speeds(result)))
+        draws["speed"] = throughput
+    for name, draw in draws.items():
         data = png(draw(result))
         (out / f"{name}.png").write_bytes(data)
         parts.append(image_tag(data, draw.__name__))

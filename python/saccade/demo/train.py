@@ -1,7 +1,8 @@
 """One training run in a process of its own, so that its peak memory is its own: `python -m saccade.demo.train NAME …`.
 
 Driven over stdin and stdout, one JSON object a line: {"steps": n} -> n lines {"loss", "seconds"}; {"finish": length} ->
-one line with the held-out loss, a sampled text, and the peak resident memory above that before the first step.
+one line with the held-out loss, a sampled text, and the peak resident memory above that before the first step;
+{"length": n} -> one line with the seconds of a forward and backward over one sequence of n bytes.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ class Run:
         self.schedule.step()
         return loss.item(), time.perf_counter() - begin
 
+    def seconds(self, length: int) -> float:
+        tokens = self.text[None, :length]
+        begin = time.perf_counter()
+        logits, _ = self.model(tokens)
+        F.cross_entropy(logits[0, :-1], tokens[0, 1:]).backward()
+        return time.perf_counter() - begin
+
     @torch.no_grad()
     def finish(self, length: int) -> dict:
         peak = resident("VmHWM")
@@ -103,6 +111,8 @@ def main() -> None:
         for _ in range(order.get("steps", 0)):
             loss, seconds = run.step()
             say(loss=loss, seconds=seconds)
+        if "length" in order:
+            say(seconds=run.seconds(order["length"]))
         if "finish" in order:
             say(**run.finish(order["finish"]))
 

@@ -2,19 +2,13 @@
 
 #include "cuda/attention/limits.h"
 #include "cuda/attention/repack.h"
+#include "cuda/sm80/attention/dims.h"
 #include "cuda/sm80/attention/forward.h"
-#include "math/operand/float.h"
 
 namespace saccade {
 namespace {
 
 using namespace cuda;
-
-/// f(operand type) of a dtype that `refusal` let through.
-template <class F>
-auto with_operand(DType t, F f) {
-  return t == DType::bf16 ? f(math::Bf16{}) : t == DType::f16 ? f(math::F16{}) : f(math::F32{});
-}
 
 /// Where the operands are read and the splits of few queries kept; with a queue, copies of unaligned operands are
 /// launched.
@@ -41,7 +35,7 @@ struct ForwardPlan {
     if (split) {
       const int64_t rows = params.slots() * params.query_heads;
       params.partial = arena.take<float>(rows * params.columns);
-      params.state = arena.take<float2>(rows);
+      if (normalises(p.score.map)) params.state = arena.take<float2>(rows);
     }
     bytes = arena.used;
   }
@@ -49,7 +43,8 @@ struct ForwardPlan {
 
 std::string supports(const AttentionForward& p) {
   if (p.query.dtype == DType::f64) return refusal(p, 0);
-  return refusal(p, with_operand(p.query.dtype, [&]<class T>(T) { return Forward<T>::shared_bytes(Params(p)); }));
+  return refusal(
+      p, with_kernels(p, [&]<class T, class Score>(T, Score) { return Forward<T, Score>::shared_bytes(Params(p)); }));
 }
 
 int64_t workspace(const AttentionForward& p, int) { return ForwardPlan(p, nullptr, nullptr).bytes; }
@@ -57,7 +52,9 @@ int64_t workspace(const AttentionForward& p, int) { return ForwardPlan(p, nullpt
 void run(const AttentionForward& p, const Context& context, void* memory) {
   Queue queue("attention", p.query, context);
   const ForwardPlan plan(p, memory, &queue);
-  with_operand(p.query.dtype, [&]<class T>(T) { Forward<T>::launch(queue, plan.params, plan.tiled, plan.split); });
+  with_kernels(p, [&]<class T, class Score>(T, Score) {
+    Forward<T, Score>::launch(queue, plan.params, plan.tiled, plan.split);
+  });
   queue.finish();
 }
 

@@ -5,18 +5,12 @@
 #include "cuda/attention/limits.h"
 #include "cuda/attention/repack.h"
 #include "cuda/sm80/attention/attention.h"
-#include "math/operand/float.h"
+#include "cuda/sm80/attention/dims.h"
 
 namespace saccade {
 namespace {
 
 using namespace cuda;
-
-/// f(operand type) of a dtype that `refusal` let through.
-template <class F>
-auto with_operand(DType t, F f) {
-  return t == DType::bf16 ? f(math::Bf16{}) : t == DType::f16 ? f(math::F16{}) : f(math::F32{});
-}
 
 /// Can rows of `t` be written 16 bytes at a time?
 bool wide(const TensorView& t) { return rows_aligned(t) && t.shape[t.rank - 1] * dtype_size(t.dtype) % 16 == 0; }
@@ -30,15 +24,20 @@ struct BackwardPlan {
     Arena arena{static_cast<char*>(workspace)};
     const auto aligned = [&](const TensorView& t) { return aligned_rows(t, params.packed, arena, queue); };
     params.query = aligned(p.query), params.key = aligned(p.key), params.value = aligned(p.value);
-    params.out = aligned(p.out), params.dout = aligned(p.dout);
+    params.dout = aligned(p.dout);
     params.wide_dquery = wide(p.dquery), params.wide_dkey = wide(p.dkey), params.wide_dvalue = wide(p.dvalue);
     const int64_t rows = params.query_heads * params.rows;
-    params.statistics = arena.take<RowStatistics>(rows);
+    if (normalises(p.score.map)) {
+      params.out = aligned(p.out);
+      params.statistics = arena.take<RowStatistics>(rows);
+    }
     if (p.dtemperature) params.dtemperature = arena.take<float>(rows);
     if (p.dhead_gate) params.dgate = arena.take<float>(rows);
     if (p.dalibi_slopes) params.dslope = arena.take<float>(rows);
+    if (p.dscore_biases) params.dscore_bias = arena.take<float>(rows);
     if (p.dbias && params.elements() > 0) {
-      params.splits = with_operand(p.query.dtype, [&]<class T>(T) { return BiasGradient<T>::splits(params); });
+      params.splits =
+          with_kernels(p, [&]<class T, class Score>(T, Score) { return BiasGradient<T, Score>::splits(params); });
       if (params.splits > 1) params.partial = arena.take<float>(params.splits * params.elements());
     }
     bytes = arena.used;
@@ -47,11 +46,11 @@ struct BackwardPlan {
 
 std::string supports(const AttentionBackward& p) {
   if (p.query.dtype == DType::f64) return refusal(p, 0);
-  return refusal(p, with_operand(p.query.dtype, [&]<class T>(T) {
+  return refusal(p, with_kernels(p, [&]<class T, class Score>(T, Score) {
                    const Params params(p);
-                   const int sweeps =
-                       std::max(QueryGradient<T>::shared_bytes(params), KeyGradient<T>::shared_bytes(params));
-                   return p.dbias ? std::max(sweeps, BiasGradient<T>::shared_bytes(params)) : sweeps;
+                   const int sweeps = std::max(QueryGradient<T, Score>::shared_bytes(params),
+                                               KeyGradient<T, Score>::shared_bytes(params));
+                   return p.dbias ? std::max(sweeps, BiasGradient<T, Score>::shared_bytes(params)) : sweeps;
                  }));
 }
 
@@ -80,17 +79,20 @@ void reduce_parameters(Queue& queue, const AttentionBackward& p, const BackwardP
     if (packed) r.cu = b.cu_q, r.cu_stride = b.cu_q_stride;
     launch_reduce(queue, r);
   }
-  if (const TensorView& t = p.dsinks)
-    launch_reduce(queue, rows(nullptr, View{static_cast<char*>(t.data), 0, t.stride[0]}, 1, t.shape[0], 1));
+  const auto per_head = [&](const TensorView& t, const float* shares) {
+    if (t) launch_reduce(queue, rows(shares, View{static_cast<char*>(t.data), 0, t.stride[0]}, 1, t.shape[0], 1));
+  };
+  per_head(p.dscore_biases, b.dscore_bias);
+  per_head(p.dsinks, nullptr);
 }
 
 void run(const AttentionBackward& p, const Context& context, void* memory) {
   Queue queue("attention_backward", p.query, context);
   const BackwardPlan plan(p, memory, &queue);
-  with_operand(p.query.dtype, [&]<class T>(T) {
-    QueryGradient<T>::launch(queue, plan.params);
-    KeyGradient<T>::launch(queue, plan.params);
-    if (p.dbias) BiasGradient<T>::launch(queue, plan.params);
+  with_kernels(p, [&]<class T, class Score>(T, Score) {
+    QueryGradient<T, Score>::launch(queue, plan.params);
+    KeyGradient<T, Score>::launch(queue, plan.params);
+    if (p.dbias) BiasGradient<T, Score>::launch(queue, plan.params);
   });
   reduce_parameters(queue, p, plan.params);
   queue.finish();

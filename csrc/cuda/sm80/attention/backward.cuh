@@ -22,30 +22,40 @@ __device__ __forceinline__ int64_t first_row(const BackwardParams& p, const Sequ
 }
 
 /// The statistics of a block's queries. Queries down, a lane keeps those of its 2M rows; keys down, it reads those of a
-/// column pair when it gets there.
-template <class Place, int M>
+/// column pair when it gets there. Maps without a row state have those of the head.
+template <class Score, class Place, int M, bool = Score::kRowState>
 struct Statistics;
-template <int M>
-struct Statistics<QueriesDown, M> {
-  float lse2[2 * M], delta[2 * M];
+template <class Score, int M>
+struct Statistics<Score, QueriesDown, M, true> {
+  RowStatistics of[2 * M];
 
   __device__ __forceinline__ void enter(int) {}
-  static __device__ __forceinline__ int row(int m, int e) { return 2 * m + (e >> 1); }
+  __device__ __forceinline__ RowStatistics operator()(int row) const { return of[row]; }
 };
-template <int M>
-struct Statistics<KeysDown, M> {
+template <class Score, int M>
+struct Statistics<Score, KeysDown, M, true> {
   const RowStatistics* from;  // of the lane's first query, in shared memory
-  float lse2[2], delta[2];
+  RowStatistics of[2];
 
+  __device__ __forceinline__ Statistics(const Terms<Score>&, int32_t, const RowStatistics* first) : from(first) {}
   __device__ __forceinline__ void enter(int n) {
     const float4 two = *reinterpret_cast<const float4*>(from + 8 * n);
-    lse2[0] = two.x, delta[0] = two.y, lse2[1] = two.z, delta[1] = two.w;
+    of[0] = {two.x, two.y}, of[1] = {two.z, two.w};
   }
-  static __device__ __forceinline__ int row(int, int e) { return e & 1; }
+  __device__ __forceinline__ RowStatistics operator()(int row) const { return of[row]; }
+};
+template <class Score, class Place, int M>
+struct Statistics<Score, Place, M, false> {
+  float reference;
+
+  __device__ __forceinline__ Statistics(const Terms<Score>& t, int32_t h, const RowStatistics* = nullptr)
+      : reference(t.reference(h)) {}
+  __device__ __forceinline__ void enter(int) {}
+  __device__ __forceinline__ RowStatistics operator()(int) const { return {reference, 0}; }
 };
 
-/// f(m, n, e) for every element, column by column.
-template <int M, int N, class S, class F>
+/// f(m, n, e, r) for every element, column by column; r: its query among those the lane has statistics of.
+template <class Place, int M, int N, class S, class F>
 __device__ __forceinline__ void each_with(S& statistics, F f) {
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -53,33 +63,35 @@ __device__ __forceinline__ void each_with(S& statistics, F f) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) f(m, n, e, statistics.row(m, e));
+      for (int e = 0; e < 4; ++e) f(m, n, e, Place::kQueriesDown ? 2 * m + (e >> 1) : e & 1);
   }
 }
 
 /// Queries down: what each of a lane's 2M rows adds to the gradients of its parameters.
 template <int M>
 struct RowShares {
-  float gate[2 * M] = {}, slope[2 * M] = {};
+  float gate[2 * M] = {}, slope[2 * M] = {}, score_bias[2 * M] = {};
 };
 
-/// Products s = q·k and dp = dout·v become p and ds of plain scores, log2 units folded into the exponent.
-template <class Place, int M, int N>
+/// Products s = q·k and dp = dout·v become w and ds of plain scores, the scale folded into the map.
+template <class Score, class Place, int M, int N>
 __device__ __forceinline__ void plain_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const BackwardParams& p,
-                                               Statistics<Place, M>& row, const Range& range, const Place& at,
+                                               Statistics<Score, Place, M>& row, const Range& range, const Place& at,
                                                bool edge) {
-  each_with<M, N>(row, [&](int m, int n, int e, int r) {
-    s[m][n][e] = math::exp2_bounded(fmaf(s[m][n][e], p.scale2, -row.lse2[r]));
-    dp[m][n][e] = s[m][n][e] * (dp[m][n][e] - row.delta[r]);
+  each_with<Place, M, N>(row, [&](int m, int n, int e, int r) {
+    const float score = s[m][n][e] * p.scale2, reference = row(r).reference;
+    s[m][n][e] = Score::weight(score, reference);
+    dp[m][n][e] = Score::grad(score - reference, s[m][n][e], dp[m][n][e], row(r).delta);
   });
   if (edge) mask(s, range, at, 0.0f), mask(dp, range, at, 0.0f);
 }
 
-/// The same under any modifier: s becomes gate·dropout·p, what multiplies dout; dp the gradient of temperature·q·k,
-/// with kOfScore that of the score (the bias's). Where a weight is 0 nothing flows, whatever stands in the operands.
-template <class T, bool kOfScore, class Place, int M, int N>
-__device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const Terms& t,
-                                                 Statistics<Place, M>& row, const Place& at, bool edge,
+/// The same under any modifier: s becomes gate·dropout·w, what multiplies dout; dp the gradient of temperature·q·k,
+/// with kOfScore that of the score (the bias's). Where a weight is 0 and the map flat nothing flows, whatever stands in
+/// the operands.
+template <class T, bool kOfScore, class Score, class Place, int M, int N>
+__device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp)[M][N][4], const Terms<Score>& t,
+                                                 Statistics<Score, Place, M>& row, const Place& at, bool edge,
                                                  RowShares<M>* shares) {
   const Params& p = t.p;
   float capped[M][N][4];
@@ -87,11 +99,17 @@ __device__ __forceinline__ void general_gradient(float (&s)[M][N][4], float (&dp
   if (edge) mask(s, t.s.range, at);
   const PerQuery<Place, M, N> gate(at, [&](int32_t i, int32_t h) { return t.gate(i, h); });
   const Keep<Place, M, N> keep = p.drop_below ? Keep<Place, M, N>(t, at) : Keep<Place, M, N>();
-  each_with<M, N>(row, [&](int m, int n, int e, int r) {
-    const float all = s[m][n][e] == -kInf ? 0.0f : math::exp2_bounded(s[m][n][e] - row.lse2[r]);
-    const float w = keep(m, n, e) ? all * p.keep_scale : 0.0f, dw = w == 0 ? 0.0f : dp[m][n][e];
-    float ds = all == 0 ? 0.0f : fmaf(gate(m, n, e) * w, dw, -all * row.delta[r]);
+  each_with<Place, M, N>(row, [&](int m, int n, int e, int r) {
+    const float reference = row(r).reference, x = s[m][n][e] - reference;
+    const bool hidden = s[m][n][e] == -kInf;
+    const float all = hidden ? 0.0f : Score::weight(s[m][n][e], reference);
+    const bool none = Score::kFlatAtZero ? all == 0 : hidden, kept = keep(m, n, e) && !none;
+    const float w = kept ? all * p.keep_scale : 0.0f, dw = kept ? dp[m][n][e] : 0.0f;
+    float ds = Score::grad(x, all, gate(m, n, e) * p.keep_scale * dw, row(r).delta);
+    if constexpr (!Score::kRowState) ds = fmaf(0.0f, all, ds);  // some maps' slopes do not show that a score is NaN
+    if (none) ds = 0.0f;
     if constexpr (Place::kQueriesDown && !kOfScore) {
+      if constexpr (!Score::kRowState) shares->score_bias[r] += ds;
       shares->gate[r] = fmaf(w, dw, shares->gate[r]);
       const auto distance =
           static_cast<float>(static_cast<int32_t>(t.s.range.position(at.query(m, n, e)) - at.key(m, n, e)));

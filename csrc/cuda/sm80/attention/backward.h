@@ -4,9 +4,10 @@
 
 namespace saccade::cuda {
 
-/// Per row: lse·log2 e (+inf where there are no weights) and δ = dout·out − dlse (0 there).
+/// Per row: lse·log2 e (+inf where there are no weights) and δ = dout·out − dlse (0 there). Maps without a row state
+/// have a reference per head, and no δ.
 struct alignas(8) RowStatistics {
-  float lse2, delta;
+  float reference, delta;
 };
 
 /// What the backward's kernels get. `out` and `lse` are the forward's. Per-row arrays are [Hq][B·Nq], packed [Hq][Tq].
@@ -15,10 +16,10 @@ struct BackwardParams : Params {
   View dquery, dkey, dvalue, dbias;
   bool wide_dquery, wide_dkey, wide_dvalue;  // rows take 16-byte stores
   DType dbias_type;
-  int64_t dbias_size[4];  // 1: summed over
-  RowStatistics* statistics;
-  float *dtemperature, *dgate, *dslope;  // each row's share; null unless wanted
-  int64_t rows;                          // of one head
+  int64_t dbias_size[4];                               // 1: summed over
+  RowStatistics* statistics;                           // null without a row state
+  float *dtemperature, *dgate, *dslope, *dscore_bias;  // each row's share; null unless wanted
+  int64_t rows;                                        // of one head
   float scale;
 
   explicit BackwardParams(const AttentionBackward& p) : Params(p) {
@@ -28,13 +29,13 @@ struct BackwardParams : Params {
     wide_dquery = wide_dkey = wide_dvalue = false;
     dbias = row_view(p.dbias, false), dbias_type = p.dbias.dtype;
     for (int i = 0; i < 4; ++i) dbias_size[i] = p.dbias.shape[i];
-    statistics = nullptr, dtemperature = dgate = dslope = nullptr;
+    statistics = nullptr, dtemperature = dgate = dslope = dscore_bias = nullptr;
     rows = packed ? queries : batch * queries;
     scale = static_cast<float>(p.score.scale);
   }
 
   /// Whether the general kernels are needed; the plain ones know scale, causal and window.
-  bool general() const { return modified || gate; }
+  bool general() const { return modified || gate || dscore_bias; }
 };
 
 /// The bias's gradient in tiles; few of them split what they sum over, partial sums are [splits][elements].
@@ -57,18 +58,19 @@ struct ReduceParams {
   int64_t cu_stride;
 };
 
-/// Kernels of one operand type (math::Bf16, …), each in its own translation unit (query_gradient_bf16.cu, …).
-template <class T>
+/// Kernels of one operand type (math::Bf16, …) and score map (math::Softmax, …), each in its own translation unit
+/// (query_gradient_softmax_bf16.cu, …).
+template <class T, class Score>
 struct QueryGradient {
   static int shared_bytes(const Params&);
   static void launch(Queue&, const BackwardParams&);
 };
-template <class T>
+template <class T, class Score>
 struct KeyGradient {
   static int shared_bytes(const Params&);
   static void launch(Queue&, const BackwardParams&);
 };
-template <class T>
+template <class T, class Score>
 struct BiasGradient {
   static int shared_bytes(const Params&);
   /// Splits that a problem's bias gradient takes.

@@ -30,8 +30,24 @@ __device__ __forceinline__ void store_bias(const BiasGradientParams& p, int64_t 
     reinterpret_cast<typename T::Storage*>(p.dbias.data)[at] = T::store(x);
 }
 
-template <class T, int kDim>
-__global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
+/// The statistics of a lane's two rows.
+template <class Score>
+__device__ __forceinline__ Statistics<Score, QueriesDown, 1> read_statistics(const BackwardParams& p,
+                                                                             const Terms<Score>& terms, int32_t h,
+                                                                             int32_t i, int32_t i1) {
+  if constexpr (!Score::kRowState) {
+    return {terms, h};
+  } else {
+    Statistics<Score, QueriesDown, 1> row;
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      row.of[r] = i + 8 * r < i1 ? p.statistics[first_row(p, terms.s, h) + i + 8 * r] : RowStatistics{kInf, 0};
+    return row;
+  }
+}
+
+template <class T, class Score, int kDim>
+__global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads, 1)
     bias_gradient_kernel(const __grid_constant__ BiasGradientParams p) {
   using Tile = BiasTile<T, kDim>;
   using Storage = typename T::Storage;
@@ -40,7 +56,6 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
   extern __shared__ __align__(1024) unsigned char shared[];
   const typename Tile::Query query{ptx::shared_address(shared)}, dout{query.base + Tile::Query::kBytes};
   const typename Tile::Key key{dout.base + Tile::Query::kBytes}, value{key.base + Tile::Key::kBytes};
-  const int thread = threadIdx.x, lane = thread & 31, row0 = (thread >> 5) * 16;
 
   const bool all_rows = p.dbias_size[2] == 1, all_columns = p.dbias_size[3] == 1;
   const int64_t tiles_i = (p.dbias_size[2] + Tile::kQueries - 1) / Tile::kQueries;
@@ -63,40 +78,35 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
     const Sequence s(p, b0 + pair / heads);
     const Range& range = s.range;
     const auto h = static_cast<int32_t>(h0 + pair % heads), hk = h / p.group;
-    const Terms terms{p, s};
+    const Terms<Score> terms{p, s};
     const int32_t j_end = all_columns ? range.keys : min(range.keys, j_first + Tile::kKeys);
     const int32_t i_end = all_rows ? range.queries : min(range.queries, i_first + Tile::kQueries);
     for (int32_t j0 = j_first; j0 < j_end; j0 += Tile::kKeys)
       for (int32_t i0 = i_first; i0 < i_end; i0 += Tile::kQueries) {
         const int32_t i1 = min(i0 + Tile::kQueries, range.queries), j1 = min(j0 + Tile::kKeys, range.keys);
         if (range.key_begin(i0) >= j1 || range.key_end(i1 - 1) <= j0) continue;
+        const Me me(16);
         __syncthreads();
         const auto load = [&](auto tile, const Storage* from, const View& like, int rows, int columns) {
-          tile.template load<kThreads>(reinterpret_cast<const char*>(from), like.row, rows, columns, thread);
+          tile.template load<kThreads>(reinterpret_cast<const char*>(from), like.row, rows, columns, me.thread);
         };
         load(query, s.query_row<const Storage>(p.query, h, i0), p.query, i1 - i0, p.head_dim);
         load(dout, s.query_row<const Storage>(p.dout, h, i0), p.dout, i1 - i0, p.value_dim);
         load(key, s.key_row<const Storage>(p.key, hk, j0), p.key, j1 - j0, p.head_dim);
         load(value, s.key_row<const Storage>(p.value, hk, j0), p.value, j1 - j0, p.value_dim);
         ptx::cp_async_commit();
-        Statistics<Place, 1> row;
-        bool inside[2];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
-          inside[r] = i < i1;
-          const RowStatistics x = inside[r] ? p.statistics[first_row(p, s, h) + i] : RowStatistics{kInf, 0};
-          row.lse2[r] = x.lse2, row.delta[r] = x.delta;
-        }
         ptx::cp_async_wait<0>();
         __syncthreads();
         float w[1][N][4], ds[1][N][4];
         clear(w), clear(ds);
         multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-            w, query.corner_down(lane) + row0 * Tile::Query::kRowBytes, key.corner_across(lane));
+            w, query.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, key.corner_across(me.lane));
         multiply_rows<T, typename Tile::Query, typename Tile::Key, kDim>(
-            ds, dout.corner_down(lane) + row0 * Tile::Query::kRowBytes, value.corner_across(lane));
-        general_gradient<T, true>(w, ds, terms, row, Place(i0 + row0, j0, h, lane),
+            ds, dout.corner_down(me.lane) + me.row0 * Tile::Query::kRowBytes, value.corner_across(me.lane));
+        const int32_t i = i0 + me.row0 + (me.lane >> 2);
+        const bool inside[2] = {i < i1, i + 8 < i1};
+        auto row = read_statistics(p, terms, h, i, i1);
+        general_gradient<T, true>(w, ds, terms, row, Place(i0 + me.row0, j0, h, me.lane),
                                   needs_mask(range, i0, i1, j0, j0 + Tile::kKeys), static_cast<RowShares<1>*>(nullptr));
         each<1, N>([&](int m, int n, int e) {
           if (inside[e >> 1]) sum[m][n][e] += ds[m][n][e];
@@ -104,23 +114,24 @@ __global__ void __launch_bounds__(BiasTile<T, kDim>::kThreads)
       }
   }
 
+  const Me me(16);
   __syncthreads();
   float(*room)[Tile::kSumStride] = reinterpret_cast<float(*)[Tile::kSumStride]>(shared);
   each<1, N>([&](int, int n, int e) {
-    room[row0 + (lane >> 2) + 8 * (e >> 1)][8 * n + 2 * (lane & 3) + (e & 1)] = sum[0][n][e];
+    room[me.row0 + (me.lane >> 2) + 8 * (e >> 1)][8 * n + 2 * (me.lane & 3) + (e & 1)] = sum[0][n][e];
   });
   __syncthreads();
   if (all_columns) {
-    if (thread < Tile::kQueries)
-      for (int c = 1; c < Tile::kKeys; ++c) room[thread][0] += room[thread][c];
+    if (me.thread < Tile::kQueries)
+      for (int c = 1; c < Tile::kKeys; ++c) room[me.thread][0] += room[me.thread][c];
     __syncthreads();
   }
   if (all_rows) {
-    if (thread < Tile::kKeys)
-      for (int r = 1; r < Tile::kQueries; ++r) room[0][thread] += room[r][thread];
+    if (me.thread < Tile::kKeys)
+      for (int r = 1; r < Tile::kQueries; ++r) room[0][me.thread] += room[r][me.thread];
     __syncthreads();
   }
-  for (int x = thread; x < Tile::kQueries * Tile::kKeys; x += kThreads) {
+  for (int x = me.thread; x < Tile::kQueries * Tile::kKeys; x += kThreads) {
     const int64_t i = i_first + x / Tile::kKeys, j = j_first + x % Tile::kKeys;
     if (i >= p.dbias_size[2] || j >= p.dbias_size[3]) continue;
     const float y = room[x / Tile::kKeys][x % Tile::kKeys];
@@ -145,8 +156,8 @@ __global__ void __launch_bounds__(256) merge_bias_kernel(const __grid_constant__
   }
 }
 
-template <class T>
-int BiasGradient<T>::shared_bytes(const Params& p) {
+template <class T, class Score>
+int BiasGradient<T, Score>::shared_bytes(const Params& p) {
   return with_dim(p, []<int n>(Dim<n>) { return BiasTile<T, n>::kShared; });
 }
 
@@ -157,8 +168,8 @@ int64_t bias_tiles(const BackwardParams& p) {
          ((p.dbias_size[3] + Tile::kKeys - 1) / Tile::kKeys);
 }
 
-template <class T>
-int64_t BiasGradient<T>::splits(const BackwardParams& p) {
+template <class T, class Score>
+int64_t BiasGradient<T, Score>::splits(const BackwardParams& p) {
   constexpr int64_t kEnough = 256;  // CTAs; the partial sums of so many tiles are at most 4 MiB
   const int64_t tiles = with_dim(p, [&]<int n>(Dim<n>) { return bias_tiles<T, n>(p); });
   const int64_t pairs = (p.dbias_size[0] == 1 ? p.batch : 1) * (p.dbias_size[1] == 1 ? p.query_heads : 1);
@@ -166,11 +177,11 @@ int64_t BiasGradient<T>::splits(const BackwardParams& p) {
   return wanted < pairs ? (wanted < 1 ? 1 : wanted) : (pairs < 1 ? 1 : pairs);
 }
 
-template <class T>
-void BiasGradient<T>::launch(Queue& queue, const BiasGradientParams& p) {
+template <class T, class Score>
+void BiasGradient<T, Score>::launch(Queue& queue, const BiasGradientParams& p) {
   with_dim(p, [&]<int n>(Dim<n>) {
     using Tile = BiasTile<T, n>;
-    queue.launch<BiasGradientParams>(bias_gradient_kernel<T, n>,
+    queue.launch<BiasGradientParams>(bias_gradient_kernel<T, Score, n>,
                                      dim3(static_cast<unsigned>(bias_tiles<T, n>(p) * p.splits)), Tile::kThreads,
                                      Tile::kShared, p);
   });

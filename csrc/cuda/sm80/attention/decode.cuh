@@ -4,8 +4,8 @@
 
 // Split-KV form for few queries on long caches. The queries of a group's heads are the 16 rows of one tile, so that
 // keys and values are read once for all; a CTA owns a chunk of keys, its warps take turns at tiles of 16 keys, each
-// with its own ring of copies and no barrier between them. Chunks are merged by their maxima and sums in ascending
-// order.
+// with its own ring of copies and no barrier between them. Chunks are merged in ascending order, by their maxima and
+// sums where the map has them.
 namespace saccade::cuda {
 
 template <class T, int kDim>
@@ -59,7 +59,7 @@ struct GroupDown {
   __device__ __forceinline__ int32_t key(int, int n, int e) const { return key0 + 8 * n + (e & 1); }
 };
 
-template <class T, int kDim>
+template <class T, class Score, int kDim>
 __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   using Tile = DecodeTile<T, kDim>;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
   const int32_t first = split * chunk, rows = queries * p.group;
   const int32_t begin = max(range.key_begin(0), first) / Tile::kKeys * Tile::kKeys;
   const int32_t end = min(range.key_end(queries - 1), first + chunk);
-  const Terms terms{p, s};
+  const Terms<Score> terms{p, s};
 
   for (int32_t row0 = blockIdx.z * 16; row0 < rows; row0 += gridDim.z * 16) {
     const auto load = [&](int tile, int stage) {  // of this warp
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
     GroupDown at(row0, rows, queries, hk * p.group, lane);
     float o[1][V][4];
     clear(o);
-    RowState<1> row;
+    RowState<Score, 1> row(terms, at);
     int stage = 0;
     for (int32_t t = 0, j0 = begin + warp * Tile::kKeys; j0 < end; ++t, j0 += Tile::kWarps * Tile::kKeys) {
       ptx::cp_async_wait<Tile::kStages - 2>();
@@ -155,8 +155,10 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int r = warp * 16 + (lane >> 2) + 8 * half;
-      const float sum = quad_sum(row.sum[0][half]);
-      if ((lane & 3) == 0) state[2 * r] = row.max[0][half], state[2 * r + 1] = sum;
+      if constexpr (Score::kRowState) {
+        const float sum = quad_sum(row.sum[0][half]);
+        if ((lane & 3) == 0) state[2 * r] = row.max[0][half], state[2 * r + 1] = sum;
+      }
 #pragma unroll
       for (int n = 0; n < V; ++n)
         *reinterpret_cast<float2*>(merge + r * Tile::kMergeStride + 8 * n + 2 * (lane & 3)) =
@@ -166,20 +168,23 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
     const int64_t slot = first_slot(p, s) + static_cast<int64_t>(split) * queries;
     for (int r = warp; r < 16 && row0 + r < rows; r += Tile::kWarps) {
       float top = -kInf, f[Tile::kWarps], sum = 0;
+      if constexpr (Score::kRowState) {
 #pragma unroll
-      for (int w = 0; w < Tile::kWarps; ++w) top = fmaxf(top, state[2 * (w * 16 + r)]);
+        for (int w = 0; w < Tile::kWarps; ++w) top = fmaxf(top, state[2 * (w * 16 + r)]);
 #pragma unroll
-      for (int w = 0; w < Tile::kWarps; ++w) {
-        f[w] = math::exp2_bounded(state[2 * (w * 16 + r)] - (top == -kInf ? 0 : top));
-        sum += f[w] * state[2 * (w * 16 + r) + 1];
+        for (int w = 0; w < Tile::kWarps; ++w) {
+          f[w] = math::exp2_bounded(state[2 * (w * 16 + r)] - (top == -kInf ? 0 : top));
+          sum += f[w] * state[2 * (w * 16 + r) + 1];
+        }
       }
       const int32_t of_group = row0 + r;
       const int64_t to = (slot + of_group % queries) * p.query_heads + hk * p.group + of_group / queries;
-      if (lane == 0) p.state[to] = make_float2(top, sum);
+      if (Score::kRowState && lane == 0) p.state[to] = make_float2(top, sum);
       for (int c = lane; c < p.columns; c += 32) {
         float x = 0;
 #pragma unroll
-        for (int w = 0; w < Tile::kWarps; ++w) x += f[w] * merge[(w * 16 + r) * Tile::kMergeStride + c];
+        for (int w = 0; w < Tile::kWarps; ++w)
+          x += (Score::kRowState ? f[w] : 1) * merge[(w * 16 + r) * Tile::kMergeStride + c];
         p.partial[to * p.columns + c] = x;
       }
     }
@@ -188,7 +193,7 @@ __global__ void __launch_bounds__(DecodeTile<T, kDim>::kThreads, 1)
 }
 
 /// Merges the splits of every row of one head of one sequence.
-template <class T>
+template <class T, class Score>
 __global__ void __launch_bounds__(128) merge_kernel(const __grid_constant__ DecodeParams p) {
   constexpr int kVectors = kMaxHeadDim / 128;  // float4s of a lane
   __shared__ float4 outs[4][kMaxHeadDim / 4];
@@ -198,23 +203,28 @@ __global__ void __launch_bounds__(128) merge_kernel(const __grid_constant__ Deco
   const int32_t h = blockIdx.x % p.query_heads, queries = s.range.queries;
   if (queries > kDecodeRows) return;
   const int32_t chunk = static_cast<int32_t>(decode_chunk(queries)), splits = (s.range.keys + chunk - 1) / chunk;
-  const Terms terms{p, s};
+  const Terms<Score> terms{p, s};
   for (int32_t i = 0; i < queries; ++i) {
     const int64_t slot = first_slot(p, s) + i;
     const auto at = [&](int32_t split) { return (slot + static_cast<int64_t>(split) * queries) * p.query_heads + h; };
     float top = -kInf;
-    for (int32_t x = lane; x < splits; x += 32) top = fmaxf(top, p.state[at(x)].x);
+    if constexpr (Score::kRowState) {
+      for (int32_t x = lane; x < splits; x += 32) top = fmaxf(top, p.state[at(x)].x);
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFF, top, lanes));
+      for (int lanes = 16; lanes > 0; lanes /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFF, top, lanes));
+    }
     const float ref = top == -kInf ? 0 : top;
     float sum = 0;
     float4 out[kVectors] = {};
 #pragma unroll 4
     for (int32_t x = warp; x < splits; x += 4) {
-      const float2 state = p.state[at(x)];
-      if (state.x == -kInf && state.y == 0) continue;  // saw nothing
-      const float f = math::exp2_bounded(state.x - ref);
-      sum += f * state.y;
+      float f = 1;
+      if constexpr (Score::kRowState) {
+        const float2 state = p.state[at(x)];
+        if (state.x == -kInf && state.y == 0) continue;  // saw nothing
+        f = math::exp2_bounded(state.x - ref);
+        sum += f * state.y;
+      }
 #pragma unroll
       for (int v = 0; v < kVectors; ++v)
         if (const int c = 4 * (lane + 32 * v); c < p.columns) {
@@ -226,8 +236,8 @@ __global__ void __launch_bounds__(128) merge_kernel(const __grid_constant__ Deco
     for (int v = 0; v < kVectors; ++v) outs[warp][lane + 32 * v] = out[v];
     if (lane == 0) sums[warp] = sum;
     __syncthreads();
-    const RowEnd done(terms, top, sums[0] + sums[1] + sums[2] + sums[3], i, h);
-    if (threadIdx.x == 0) *s.query_row<float>(p.lse, h, i) = done.lse;
+    const RowEnd<Score> done(terms, top, sums[0] + sums[1] + sums[2] + sums[3], i, h);
+    if (Score::kRowState && threadIdx.x == 0) *s.query_row<float>(p.lse, h, i) = done.lse;
     for (int c = threadIdx.x; c < p.value_dim; c += 128) {
       float x = 0;
 #pragma unroll

@@ -15,7 +15,7 @@ SACCADE_FN int64_t decode_chunk(int64_t queries) { return 128 * queries < kMinCh
 
 struct DecodeParams : Params {
   float* partial;       // [slot][Hq][columns], with weights against the split's maximum
-  float2* state;        // [slot][Hq] maximum and sum
+  float2* state;        // [slot][Hq] maximum and sum; null without a row state
   int32_t columns;      // Dv up to a multiple of 4
   bool slots_by_query;  // packed: a sequence's slots are reserved by its queries, or kDecodeRows for each sequence
 

@@ -63,7 +63,7 @@ __device__ __forceinline__ void store_rows(const Params& p, const Sequence& s, i
   }
 }
 
-template <class T, int kDim, bool kModified>
+template <class T, class Score, int kDim, bool kModified>
 __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, ForwardTile<T, kDim, kModified>::kCtas)
     forward_kernel(const __grid_constant__ Params p) {
   using Tile = ForwardTile<T, kDim, kModified>;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
   const int32_t& i0 = s.first;
   const auto i1 = [&] { return min(i0 + Tile::kQueries, range.queries); };
   const int32_t h = blockIdx.y, hk = h / p.group;
-  const Terms terms{p, s};
+  const Terms<Score> terms{p, s};
 
   const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(i1() - 1);
   const auto load = [&](const typename Tile::Key& tile, const View& from, int columns, int32_t j0) {
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
 
   float o[M][V][4];
   clear(o);
-  RowState<M> row;
+  RowState<Score, M> row(terms, QueriesDown(i0 + row0, 0, h, lane));
   const uint32_t a = query.corner_down(lane) + row0 * Tile::Query::kRowBytes, b = key.corner_across(lane);
   for (int32_t j0 = begin; j0 < end; j0 += Tile::kKeys) {
     ptx::cp_async_wait<0>();
@@ -153,8 +153,8 @@ __global__ void __launch_bounds__(ForwardTile<T, kDim, kModified>::kThreads, For
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int32_t i = i0 + row0 + 16 * m + 8 * half + (lane >> 2);
-      const RowEnd done(terms, row.max[m][half], quad_sum(row.sum[m][half]), i, h);
-      if ((lane & 3) == 0 && i < i1()) *s.query_row<float>(p.lse, h, i) = done.lse;
+      const RowEnd<Score> done = row.end(terms, m, half, i, h);
+      if (Score::kRowState && (lane & 3) == 0 && i < i1()) *s.query_row<float>(p.lse, h, i) = done.lse;
 #pragma unroll
       for (int n = 0; n < V; ++n)
 #pragma unroll

@@ -4,8 +4,9 @@
 
 namespace saccade::cuda {
 
-/// The forward's kernels of one operand type (math::Bf16, …), each in its own translation unit (forward_bf16.cu, …).
-template <class T>
+/// The forward's kernels of one operand type (math::Bf16, …) and score map (math::Softmax, …), each in its own
+/// translation unit (forward_softmax_bf16.cu, …).
+template <class T, class Score>
 struct Forward {
   /// Of the largest block that the problem's head dims take.
   static int shared_bytes(const Params&);

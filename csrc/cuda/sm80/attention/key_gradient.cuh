@@ -59,7 +59,7 @@ __device__ __forceinline__ void mark_reached(const float (&w)[M][N][4], const ui
   }
 }
 
-template <class T, int kDim, bool kGeneral, KeySweep kSweep>
+template <class T, class Score, int kDim, bool kGeneral, KeySweep kSweep>
 __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
     key_gradient_kernel(const __grid_constant__ BackwardParams p) {
   using Tile = KeyTile<T, kDim, kGeneral, kSweep>;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   const int32_t& j0 = s.first;
   const auto rows = [&] { return min(range.keys - j0, Tile::kKeys); };
   const int32_t hk = blockIdx.y;
-  const Terms terms{p, s};
+  const Terms<Score> terms{p, s};
 
   const auto begin = [&] { return range.query_begin(j0) / kQueries * kQueries; };
   const auto end = [&] { return range.query_end(j0 + rows() - 1); };
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
                                               p.query.row, inside, p.head_dim, thread);
     dout_tile(stage).template load<kThreads>(reinterpret_cast<const char*>(s.query_row<Storage>(p.dout, h, i0)),
                                              p.dout.row, inside, p.value_dim, thread);
-    if (thread < kQueries) {
+    if (Score::kRowState && thread < kQueries) {
       const RowStatistics* from = p.statistics + first_row(p, s, h) + i0;
       ptx::cp_async_8(ptx::shared_address(statistics(stage) + thread), thread < inside ? from + thread : from,
                       thread < inside ? 8 : 0);
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
       if constexpr (Tile::kOfKey)
         multiply_rows<T, typename Tile::Key, typename Tile::Query, kDim>(
             dp, value.corner_down(me.lane) + me.row0 * Tile::Key::kRowBytes, dout.corner_across(me.lane));
-      Statistics<Place, M> row{statistics(stage) + 2 * (me.lane & 3), {}, {}};
+      Statistics<Score, Place, M> row(terms, h, statistics(stage) + 2 * (me.lane & 3));
       if constexpr (kGeneral) {
         general_gradient<T, false>(w, dp, terms, row, at, edge, static_cast<RowShares<M>*>(nullptr));
         if (Tile::kOfKey && p.temperature) {
@@ -221,21 +221,21 @@ __global__ void __launch_bounds__(KeyTile<T, kDim, kGeneral, kSweep>::kThreads)
   }
 }
 
-template <class T, int kDim, bool kGeneral, KeySweep kSweep>
+template <class T, class Score, int kDim, bool kGeneral, KeySweep kSweep>
 void launch_key_sweep(Queue& queue, const BackwardParams& p) {
   using Tile = KeyTile<T, kDim, kGeneral, kSweep>;
   const auto pieces = static_cast<unsigned>(piece_count(p, p.keys, Tile::kKeys));
-  queue.launch<BackwardParams>(key_gradient_kernel<T, kDim, kGeneral, kSweep>, dim3(pieces, p.key_heads),
+  queue.launch<BackwardParams>(key_gradient_kernel<T, Score, kDim, kGeneral, kSweep>, dim3(pieces, p.key_heads),
                                Tile::kThreads, Tile::kShared, p);
 }
 
-template <class T, int kDim, bool kGeneral>
+template <class T, class Score, int kDim, bool kGeneral>
 void launch_key_gradient(Queue& queue, const BackwardParams& p) {
   if constexpr (kDim == 256) {
-    launch_key_sweep<T, kDim, kGeneral, KeySweep::value>(queue, p);
-    launch_key_sweep<T, kDim, kGeneral, KeySweep::key>(queue, p);
+    launch_key_sweep<T, Score, kDim, kGeneral, KeySweep::value>(queue, p);
+    launch_key_sweep<T, Score, kDim, kGeneral, KeySweep::key>(queue, p);
   } else {
-    launch_key_sweep<T, kDim, kGeneral, KeySweep::both>(queue, p);
+    launch_key_sweep<T, Score, kDim, kGeneral, KeySweep::both>(queue, p);
   }
 }
 
@@ -247,16 +247,18 @@ constexpr int key_gradient_shared() {
   return kValue > kKey ? kValue : kKey;
 }
 
-template <class T>
-int KeyGradient<T>::shared_bytes(const Params& p) {
-  return with_dim(
-      p, []<int n>(Dim<n>) { return max(key_gradient_shared<T, n, true>(), key_gradient_shared<T, n, false>()); });
+template <class T, class Score>
+int KeyGradient<T, Score>::shared_bytes(const Params& p) {
+  return with_dim(p, []<int n>(Dim<n>) {
+    return max(key_gradient_shared<T, n, true>(), key_gradient_shared<T, n, !kPlain<Score>>());
+  });
 }
 
-template <class T>
-void KeyGradient<T>::launch(Queue& queue, const BackwardParams& p) {
+template <class T, class Score>
+void KeyGradient<T, Score>::launch(Queue& queue, const BackwardParams& p) {
   with_dim(p, [&]<int n>(Dim<n>) {
-    p.general() ? launch_key_gradient<T, n, true>(queue, p) : launch_key_gradient<T, n, false>(queue, p);
+    p.general() ? launch_key_gradient<T, Score, n, true>(queue, p)
+                : launch_key_gradient<T, Score, n, !kPlain<Score>>(queue, p);
   });
 }
 

@@ -3,8 +3,8 @@
 #include "cuda/sm80/attention/dims.h"
 
 // First sweep of the backward: a CTA holds a tile of queries with their dout and walks the key tiles that some of its
-// rows see, adding up dQ += dS·K. It also leaves each row's statistics for the second sweep, and its share of the
-// gradients of temperature, gate and slope.
+// rows see, adding up dQ += dS·K. It also leaves each row's statistics, if the map has any, for the second sweep, and
+// its share of the gradients of temperature, gate, slope and score bias.
 namespace saccade::cuda {
 
 template <class T, int kDim, bool kGeneral>
@@ -48,7 +48,34 @@ __device__ __forceinline__ float row_dot(const typename T::Storage* x, const typ
   return quad_sum(sum);
 }
 
-template <class T, int kDim, bool kGeneral>
+/// A lane's rows of the statistics, from what the forward left; written for the other sweeps.
+template <class T, class Score, int M>
+__device__ __forceinline__ Statistics<Score, QueriesDown, M> row_statistics(const BackwardParams& p,
+                                                                            const Terms<Score>& terms, int32_t h,
+                                                                            int32_t i0, int32_t i1, int row0,
+                                                                            int lane) {
+  if constexpr (!Score::kRowState) {
+    return {terms, h};
+  } else {
+    using Storage = typename T::Storage;
+    const Sequence& s = terms.s;
+    Statistics<Score, QueriesDown, M> row;
+#pragma unroll
+    for (int r = 0; r < 2 * M; ++r) {
+      const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
+      const bool inside = i < i1;
+      const float lse = inside ? *s.query_row<const float>(p.lse, h, i) : -kInf;
+      row.of[r] = {lse == -kInf ? kInf : lse * Terms<Score>::kUnit, 0};
+      const float dot = row_dot<T>(s.query_row<const Storage>(p.out, h, inside ? i : i0),
+                                   s.query_row<const Storage>(p.dout, h, inside ? i : i0), p.value_dim, lane);
+      if (lse != -kInf) row.of[r].delta = dot - (p.dlse ? *s.query_row<const float>(p.dlse, h, i) : 0.0f);
+      if (inside && (lane & 3) == 0) p.statistics[first_row(p, s, h) + i] = row.of[r];
+    }
+    return row;
+  }
+}
+
+template <class T, class Score, int kDim, bool kGeneral>
 __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
     query_gradient_kernel(const __grid_constant__ BackwardParams p) {
   using Tile = QueryTile<T, kDim, kGeneral>;
@@ -76,7 +103,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   const int32_t& i0 = s.first;
   const auto end_query = [&] { return min(i0 + Tile::kQueries, range.queries); };
   const int32_t h = blockIdx.y, hk = h / p.group;
-  const Terms terms{p, s};
+  const Terms<Score> terms{p, s};
 
   const int32_t begin = range.key_begin(i0) / Tile::kKeys * Tile::kKeys, end = range.key_end(end_query() - 1);
   const auto key_tile = [&](int32_t j0) {
@@ -101,19 +128,7 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
   if (kStages == 2 && begin < end) load(begin);
 
   using Place = QueriesDown;
-  Statistics<Place, M> row;
-#pragma unroll
-  for (int r = 0; r < 2 * M; ++r) {
-    const int32_t i = i0 + row0 + 8 * r + (lane >> 2);
-    const bool inside = i < end_query();
-    const float lse = inside ? *s.query_row<const float>(p.lse, h, i) : -kInf;
-    row.lse2[r] = lse == -kInf ? kInf : lse * kLog2e;
-    row.delta[r] = 0;
-    const float dot = row_dot<T>(s.query_row<const Storage>(p.out, h, inside ? i : i0),
-                                 s.query_row<const Storage>(p.dout, h, inside ? i : i0), p.value_dim, lane);
-    if (lse != -kInf) row.delta[r] = dot - (p.dlse ? *s.query_row<const float>(p.dlse, h, i) : 0.0f);
-    if (inside && (lane & 3) == 0) p.statistics[first_row(p, s, h) + i] = {row.lse2[r], row.delta[r]};
-  }
+  auto row = row_statistics<T, Score, M>(p, terms, h, i0, end_query(), row0, lane);
 
   float dq[M][kDim / 8][4];
   clear(dq);
@@ -188,6 +203,10 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
         if (p.dgate) p.dgate[first + i] = gate;
         if (p.dslope) p.dslope[first + i] = slope;
       }
+      if constexpr (!Score::kRowState) {
+        const float score_bias = quad_sum(shares.score_bias[r]);
+        if (p.dscore_bias && i < end_query() && (me.lane & 3) == 0) p.dscore_bias[first + i] = score_bias;
+      }
     }
     __syncwarp();  // the queries have been read
   }
@@ -199,24 +218,25 @@ __global__ void __launch_bounds__(QueryTile<T, kDim, kGeneral>::kThreads)
                 p.wide_dquery, end_query() - i0, p.head_dim, me.lane);
 }
 
-template <class T>
-int QueryGradient<T>::shared_bytes(const Params& p) {
-  return with_dim(p,
-                  []<int n>(Dim<n>) { return max(QueryTile<T, n, true>::kShared, QueryTile<T, n, false>::kShared); });
+template <class T, class Score>
+int QueryGradient<T, Score>::shared_bytes(const Params& p) {
+  return with_dim(
+      p, []<int n>(Dim<n>) { return max(QueryTile<T, n, true>::kShared, QueryTile<T, n, !kPlain<Score>>::kShared); });
 }
 
-template <class T, int kDim, bool kGeneral>
+template <class T, class Score, int kDim, bool kGeneral>
 void launch_query_gradient(Queue& queue, const BackwardParams& p) {
   using Tile = QueryTile<T, kDim, kGeneral>;
   const auto pieces = static_cast<unsigned>(piece_count(p, p.queries, Tile::kQueries));
-  queue.launch<BackwardParams>(query_gradient_kernel<T, kDim, kGeneral>, dim3(pieces, p.query_heads), Tile::kThreads,
-                               Tile::kShared, p);
+  queue.launch<BackwardParams>(query_gradient_kernel<T, Score, kDim, kGeneral>, dim3(pieces, p.query_heads),
+                               Tile::kThreads, Tile::kShared, p);
 }
 
-template <class T>
-void QueryGradient<T>::launch(Queue& queue, const BackwardParams& p) {
+template <class T, class Score>
+void QueryGradient<T, Score>::launch(Queue& queue, const BackwardParams& p) {
   with_dim(p, [&]<int n>(Dim<n>) {
-    p.general() ? launch_query_gradient<T, n, true>(queue, p) : launch_query_gradient<T, n, false>(queue, p);
+    p.general() ? launch_query_gradient<T, Score, n, true>(queue, p)
+                : launch_query_gradient<T, Score, n, !kPlain<Score>>(queue, p);
   });
 }
 

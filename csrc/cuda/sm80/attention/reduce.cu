@@ -1,8 +1,8 @@
 #include "cuda/attention/sequence.cuh"
 #include "cuda/sm80/attention/backward.h"
 
-// From a number per row to the gradients of temperature, gate, slopes and sinks, in whatever shape they were broadcast
-// from: fp64 sums in a fixed order.
+// From a number per row to the gradients of temperature, gate, slopes, score biases and sinks, in whatever shape they
+// were broadcast from: fp64 sums in a fixed order.
 namespace saccade::cuda {
 namespace {
 
@@ -32,10 +32,10 @@ struct Span {
     const int64_t h = head + x / query_count / batch_count, row = (h * p.batch + b) * p.queries + i;
     if (p.shares) return p.shares[row];
     const RowStatistics s = p.statistics[row];
-    if (s.lse2 == __builtin_inff()) return 0;
+    if (s.reference == __builtin_inff()) return 0;
     const float sink2 =
         reinterpret_cast<const float*>(p.sinks.data)[h * p.sinks.head] * static_cast<float>(math::kLog2e);
-    return -static_cast<double>(exp2f(sink2 - s.lse2)) * s.delta;  // Σ e^{sink − lse}·(dlse − D)
+    return -static_cast<double>(exp2f(sink2 - s.reference)) * s.delta;  // Σ e^{sink − lse}·(dlse − D)
   }
 };
 

@@ -1,3 +1,0 @@
-#include "cuda/sm80/attention/bias_gradient.cuh"
-
-template struct saccade::cuda::BiasGradient<saccade::math::F16>;

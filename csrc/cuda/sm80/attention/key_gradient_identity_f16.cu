@@ -1,0 +1,3 @@
+#include "cuda/sm80/attention/key_gradient.cuh"
+
+template struct saccade::cuda::KeyGradient<saccade::math::F16, saccade::math::Identity>;

@@ -1,3 +1,0 @@
-#include "cuda/sm80/attention/query_gradient.cuh"
-
-template struct saccade::cuda::QueryGradient<saccade::math::Bf16>;
