@@ -44,6 +44,7 @@ def relative_tables(heads: int, reach: int, d: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("nq", [3, 40])
 def test_relative_tables_of_zeros_change_nothing(kernel, nq):
     """Bitwise: their term is exactly 0."""
+    helpers.needs_relative_tables()
     q, k, v = qkv(Nq=nq, Nk=150)
     zeros = {n: 0 * t for n, t in relative_tables(2, 20, 16).items()}
     assert torch.equal(attend(q, k, v, **zeros), attend(q, k, v))
@@ -52,6 +53,7 @@ def test_relative_tables_of_zeros_change_nothing(kernel, nq):
 @pytest.mark.parametrize("nq", [3, 40])
 def test_relative_term_sees_differences_of_positions_only(kernel, nq):
     """Queries and keys moved together, past keys that nobody sees, keep their outputs."""
+    helpers.needs_relative_tables()
     q, k, v = qkv(Nq=nq, Nk=150)
     tables = relative_tables(2, 20, 16)
     more = [torch.cat([helpers.random(1, 1, 77, 16, seed=7), t], 2) for t in (k, v)]
@@ -62,6 +64,7 @@ def test_relative_term_sees_differences_of_positions_only(kernel, nq):
 @pytest.mark.parametrize("nq", [3, 40])
 def test_relative_bias_is_a_bias(kernel, nq):
     """beta_{p_i - j} as a matrix; alibi is the table -slope * |p_i - j| / scale."""
+    helpers.needs_relative_tables()
     q, k, v = qkv(Nq=nq, Nk=150)
     table = helpers.random(2, 81, seed=3)
     d = torch.arange(nq)[:, None] + 150 - nq - torch.arange(150)[None]
