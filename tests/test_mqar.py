@@ -17,7 +17,7 @@ mqar = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(mqar)
 
 COUNT = 20000
-NAMES = ["softmax", "sigmoid", *["lightning"] * 3, *["lightning, no gate"] * 3, *["Based"] * 4]
+NAMES = ["softmax", "sigmoid", *["lightning"] * 3, *["Based"] * 4]
 
 
 def generate(*args, **options):
@@ -89,14 +89,23 @@ def test_refuses(length, pairs, vocab):
         generate(1, length, pairs, vocab)
 
 
-def test_sizes_are_those_of_the_states():
-    x = torch.randn(1, 12, 16)
+def test_sizes_are_those_of_the_states(monkeypatch):
+    states = []
+
+    def keeping(call):
+        def kept(*args, **options):
+            out, state = call(*args, return_state=True, **options)
+            states.append(state)
+            return out
+
+        return kept
+
+    for f in (mqar.saccade.lightning_attention, mqar.saccade.linear_attention):
+        monkeypatch.setattr(mqar.saccade, f.__name__, keeping(f))
     for mixer in mqar.mixers(16, 12):
-        if mixer.name not in ("softmax", "sigmoid"):
-            state = mixer.build()(x, return_state=True)[1]
-            assert getattr(state, "kv", state).numel() == mixer.held(12)
-        else:
-            assert mixer.held(12) == 2 * 12 * 16
+        mqar.Recall(16, mixer.dim, mixer.attend)(torch.randn(1, 12, 16))
+        assert (states.pop().numel() if mixer.name in ("lightning", "Based") else 2 * 12 * 16) == mixer.held(12)
+    assert not states
 
 
 def test_quick_run(tmp_path, capsys):
@@ -131,9 +140,8 @@ def test_verdict():
         ("softmax", [0.9], "softmax solves it: got 0.900, wanted 0.95"),
         ("sigmoid", [0.9], "sigmoid comes close"),
         ("lightning", [0.2, 0.4, 0.35], "lightning gets better with its state"),
-        ("lightning", [0.2, 0.7, 0.8], "Based beats lightning: got 0.700 with 180 numbers, 0.700 with 200"),
         ("Based", [0.9, 0.91, 0.92, 0.93], "Based gets better with its state"),
-        ("Based", [0.4, 0.7, 0.9, 1.02], "Based stays below softmax"),
+        ("Based", [0.4, 0.7, 0.9, 1.05], "Based stays below softmax"),
     ):
         faults = mqar.judge(runs(**known | {part: accuracy}))
         assert any(fault in f for f in faults), (part, faults)
