@@ -260,7 +260,10 @@ def main(arguments: list[str] | None = None) -> int:
     if o.quick:
         print("the ordering is not judged: --quick learns nothing")
     else:
-        print("\n".join(f"FAILED {f}" for f in faults) or "the known ordering came out (Based against lightning is not judged)")
+        print(
+            "\n".join(f"FAILED {f}" for f in faults)
+            or "the known ordering came out (Based against lightning is not judged)"
+        )
     return 1 if faults else 0
 
 
