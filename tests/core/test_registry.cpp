@@ -97,8 +97,9 @@ TEST_F(Registry, ForcedButUnsupportedPrintsProblemAndReasons) {
   EXPECT_HAS(text, "attention: kernel: got \"cpu.base.attention\" forced, which cannot run this problem");
   EXPECT_HAS(text, "query (1, 4, 3, 8) float64 on cpu, key (1, 2, 5, 8) float64");
   EXPECT_HAS(text, "causal");
-  for (const KernelInfo& k : list_kernels())
+  for (const KernelInfo& k : list_kernels()) {
     if (k.op == "attention") EXPECT_HAS(text, "\n  " + k.name + ": ");
+  }
   EXPECT_HAS(text, "cpu.reference.attention: can run");
   for (const Candidate& c : explain(a.forward(), Context{})) EXPECT_FALSE(c.chosen);
 }

@@ -21,12 +21,15 @@ int64_t value_dim(const LinearProblem& p) { return p.value.shape[p.value.rank - 
 int64_t columns(const LinearProblem& p) { return value_dim(p) + p.normalize; }
 int64_t rows(const LinearProblem& p) { return packed(p) ? p.query.shape[0] : p.query.shape[0] * p.query.shape[2]; }
 
-/// One head of one sequence.
+/// One head of one sequence, at one step of it.
 struct Scan {
   const LinearProblem& p;
   int64_t b, h, heads, start, count, dim, rows, columns;  // dim: of the key; rows: of the state
+  double *query, *key, *value, *decay;                    // of the step: [rows], [rows], [columns], [rows]
 
-  Scan(const LinearProblem& p, int64_t unit)
+  static int64_t doubles(const LinearProblem& p) { return 3 * state_rows(p.feature, key_dim(p)) + saccade::columns(p); }
+
+  Scan(const LinearProblem& p, int64_t unit, double* scratch)
       : p(p),
         b(unit / saccade::heads(p)),
         h(unit % saccade::heads(p)),
@@ -37,6 +40,7 @@ struct Scan {
     const auto entry = [&](int64_t i) {
       return int64_t{static_cast<const int32_t*>(p.cu_seqlens.data)[i * p.cu_seqlens.stride[0]]};
     };
+    query = scratch, key = query + rows, decay = key + rows, value = decay + rows;
     start = packed(p) ? entry(b) : 0;
     count = packed(p) ? entry(b + 1) - start : p.query.shape[2];
   }
@@ -54,14 +58,16 @@ struct Scan {
   double element(const TensorView& t, int64_t s, int64_t c) const {
     return load(t, at(t, s) + c * t.stride[t.rank - 1]);
   }
-  /// Component c of the key in the state, as query and key of the recurrence have it.
-  double key(int64_t s, int64_t c) const {
-    const Factors f = factors(c);
-    return (f.m < 0 ? 1 : element(p.key, s, f.m)) * (f.n < 0 ? 1 : element(p.key, s, f.n));
-  }
-  double query(int64_t s, int64_t c) const {
-    const Factors f = factors(c);
-    return weight(f) * (f.m < 0 ? 1 : element(p.query, s, f.m)) * (f.n < 0 ? 1 : element(p.query, s, f.n));
+  /// Goes to step s.
+  void load_step(int64_t s) const {
+    for (int64_t c = 0; c < rows; ++c) {
+      const Factors f = factors(c);
+      key[c] = (f.m < 0 ? 1 : element(p.key, s, f.m)) * (f.n < 0 ? 1 : element(p.key, s, f.n));
+      query[c] = weight(f) * (f.m < 0 ? 1 : element(p.query, s, f.m)) * (f.n < 0 ? 1 : element(p.query, s, f.n));
+      decay[c] = p.log_decay ? std::exp(element(p.log_decay, s, c)) : 1.0;
+    }
+    for (int64_t e = 0; e < value_dim(p); ++e) value[e] = element(p.value, s, e);
+    if (p.normalize) value[value_dim(p)] = 1;
   }
   /// The channels whose product is component c; −1: none.
   struct Factors {
@@ -85,8 +91,6 @@ struct Scan {
     if (f.m >= 0) to[f.m] += d * (f.n < 0 ? 1 : element(of, s, f.n));
     if (f.n >= 0) to[f.n] += d * element(of, s, f.m);
   }
-  double value(int64_t s, int64_t e) const { return e < value_dim(p) ? element(p.value, s, e) : 1.0; }
-  double decay(int64_t s, int64_t c) const { return p.log_decay ? std::exp(element(p.log_decay, s, c)) : 1.0; }
 
   double state_element(const TensorView& t, int64_t c, int64_t e) const {
     return load(t, b * t.stride[0] + h * t.stride[1] + c * t.stride[2] + e * t.stride[3]);
@@ -101,25 +105,25 @@ struct Scan {
         store(t, b * t.stride[0] + h * t.stride[1] + c * t.stride[2] + e * t.stride[3], state[c * columns + e]);
   }
 
-  void advance(double* state, int64_t s) const {
-    for (int64_t c = 0; c < rows; ++c) {
-      const double f = decay(s, c), k = key(s, c);
-      for (int64_t e = 0; e < columns; ++e) state[c * columns + e] = f * state[c * columns + e] + k * value(s, e);
-    }
+  void advance(double* state) const {
+    for (int64_t c = 0; c < rows; ++c)
+      for (int64_t e = 0; e < columns; ++e)
+        state[c * columns + e] = decay[c] * state[c * columns + e] + key[c] * value[e];
   }
   /// scale·q·S, column by column.
-  double read(const double* state, int64_t s, int64_t e) const {
+  double read(const double* state, int64_t e) const {
     double sum = 0;
-    for (int64_t c = 0; c < rows; ++c) sum += query(s, c) * state[c * columns + e];
+    for (int64_t c = 0; c < rows; ++c) sum += query[c] * state[c * columns + e];
     return sum;
   }
   /// f(s) for every step with `state` as that step's query sees it; leaves the final state.
   template <class F>
   void walk(double* state, F f) const {
     read_state(p.initial_state, state);
-    for (int64_t s = 0; p.global && s < count; ++s) advance(state, s);
+    for (int64_t s = 0; p.global && s < count; ++s) load_step(s), advance(state);
     for (int64_t s = 0; s < count; ++s) {
-      if (!p.global) advance(state, s);
+      load_step(s);
+      if (!p.global) advance(state);
       f(s);
     }
   }
@@ -129,21 +133,24 @@ template <class F>
 void each_unit(const LinearProblem& p, const Context& context, void* workspace, int64_t doubles, F f) {
   const int64_t n = batch(p) * heads(p), slots = std::min<int64_t>(context.threads, n);
   parallel_for(context, slots, [&](int64_t slot) {
-    for (int64_t u = slot; u < n; u += slots) f(Scan(p, u), static_cast<double*>(workspace) + slot * doubles);
+    double* scratch = static_cast<double*>(workspace) + slot * (Scan::doubles(p) + doubles);
+    for (int64_t u = slot; u < n; u += slots) f(Scan(p, u, scratch), scratch + Scan::doubles(p));
   });
 }
 
 int64_t state_doubles(const LinearProblem& p) { return state_rows(p.feature, key_dim(p)) * columns(p); }
 int64_t slots_of(const LinearProblem& p, int threads) { return std::min<int64_t>(threads, batch(p) * heads(p)); }
 
-int64_t forward_bytes(const LinearForward& p, int threads) { return slots_of(p, threads) * state_doubles(p) * 8; }
+int64_t forward_bytes(const LinearForward& p, int threads) {
+  return slots_of(p, threads) * (Scan::doubles(p) + state_doubles(p)) * 8;
+}
 
 void forward(const LinearForward& p, const Context& context, void* workspace) {
   each_unit(p, context, workspace, state_doubles(p), [&](const Scan& scan, double* state) {
     scan.walk(state, [&](int64_t s) {
-      const double den = p.normalize ? scan.read(state, s, value_dim(p)) + p.epsilon : 1;
+      const double den = p.normalize ? scan.read(state, value_dim(p)) + p.epsilon : 1;
       for (int64_t e = 0; e < value_dim(p); ++e)
-        store(p.out, scan.at(p.out, s) + e * p.out.stride[p.out.rank - 1], scan.read(state, s, e) / den);
+        store(p.out, scan.at(p.out, s) + e * p.out.stride[p.out.rank - 1], scan.read(state, e) / den);
     });
     if (p.final_state) scan.write_state(p.final_state, state);
   });
@@ -167,40 +174,40 @@ struct Rows {
 };
 
 int64_t slot_doubles(const LinearBackward& p) {
-  return 3 * state_doubles(p) + (packed(p) ? p.query.shape[0] : p.query.shape[2]);
+  return 3 * state_doubles(p) + columns(p) + (packed(p) ? p.query.shape[0] : p.query.shape[2]);
 }
 int64_t backward_bytes(const LinearBackward& p, int threads) {
-  return (Rows::doubles(p) + slots_of(p, threads) * slot_doubles(p)) * 8;
+  return (Rows::doubles(p) + slots_of(p, threads) * (Scan::doubles(p) + slot_doubles(p))) * 8;
 }
 
-/// Gradient of column e of (numerator, denominator) at step s.
-double column_gradient(const LinearBackward& p, const Scan& scan, int64_t s, int64_t e, double den) {
-  if (e < value_dim(p)) return scan.element(p.dout, s, e) / den;
-  return -dot(p.dout, scan.at(p.dout, s), p.out, scan.at(p.out, s)) / den;
+/// d = the gradient of (numerator, denominator) at step s.
+void load_gradient(const LinearBackward& p, const Scan& scan, int64_t s, double den, double* d) {
+  for (int64_t e = 0; e < value_dim(p); ++e) d[e] = scan.element(p.dout, s, e) / den;
+  if (p.normalize) d[value_dim(p)] = -dot(p.dout, scan.at(p.dout, s), p.out, scan.at(p.out, s)) / den;
 }
 
 void scan_gradients(const LinearBackward& p, const Scan& scan, const Rows& rows, double* scratch) {
   const int64_t dim = scan.dim, size = state_doubles(p), columns = scan.columns, dv = value_dim(p);
-  double *state = scratch, *dstate = state + size, *later = dstate + size, *den = later + size;
+  double *state = scratch, *dstate = state + size, *later = dstate + size, *d = later + size, *den = d + columns;
   scan.walk(state, [&](int64_t s) {
-    den[s] = p.normalize ? scan.read(state, s, dv) + p.epsilon : 1;
+    den[s] = p.normalize ? scan.read(state, dv) + p.epsilon : 1;
+    load_gradient(p, scan, s, den[s], d);
     double* dq = rows.at(rows.query, scan, s, dim);
     std::fill_n(dq, dim, 0.0);
     for (int64_t c = 0; c < scan.rows; ++c) {
-      double d = 0;
-      for (int64_t e = 0; e < columns; ++e) d += state[c * columns + e] * column_gradient(p, scan, s, e, den[s]);
-      scan.add_component(dq, p.query, s, c, d * scan.weight(scan.factors(c)));
+      double sum = 0;
+      for (int64_t e = 0; e < columns; ++e) sum += state[c * columns + e] * d[e];
+      scan.add_component(dq, p.query, s, c, sum * scan.weight(scan.factors(c)));
     }
   });
   // From the last step to the first: ∂L/∂S, to which every later query and the final state contribute.
   scan.read_state(p.dfinal_state, dstate);
   const auto add_query = [&](int64_t s) {
-    for (int64_t e = 0; e < columns; ++e) {
-      const double d = column_gradient(p, scan, s, e, den[s]);
-      for (int64_t c = 0; c < scan.rows; ++c) dstate[c * columns + e] += scan.query(s, c) * d;
-    }
+    load_gradient(p, scan, s, den[s], d);
+    for (int64_t c = 0; c < scan.rows; ++c)
+      for (int64_t e = 0; e < columns; ++e) dstate[c * columns + e] += scan.query[c] * d[e];
   };
-  for (int64_t s = 0; p.global && s < scan.count; ++s) add_query(s);
+  for (int64_t s = 0; p.global && s < scan.count; ++s) scan.load_step(s), add_query(s);
   // dg_t = Σ_{r ≥ t} (q_r·dq_r − k_r·dk_r) + S_T·dS_T, channel by channel. Features have no decay.
   for (int64_t c = 0; c < dim; ++c) {
     later[c] = 0;
@@ -208,6 +215,7 @@ void scan_gradients(const LinearBackward& p, const Scan& scan, const Rows& rows,
       later[c] += state[c * columns + e] * dstate[c * columns + e];
   }
   for (int64_t s = scan.count - 1; s >= 0; --s) {
+    scan.load_step(s);
     if (!p.global) add_query(s);
     double *dk = rows.at(rows.key, scan, s, dim), *dg = rows.at(rows.decay, scan, s, dim);
     double* dvalue = rows.at(rows.value, scan, s, dv);
@@ -215,15 +223,11 @@ void scan_gradients(const LinearBackward& p, const Scan& scan, const Rows& rows,
     std::fill_n(dvalue, dv, 0.0);
     std::fill_n(dk, dim, 0.0);
     for (int64_t c = 0; c < scan.rows; ++c) {
-      double d = 0;
-      for (int64_t e = 0; e < columns; ++e) {
-        d += dstate[c * columns + e] * scan.value(s, e);
-        if (e < dv) dvalue[e] += scan.key(s, c) * dstate[c * columns + e];
-      }
-      scan.add_component(dk, p.key, s, c, d);
-      if (!p.log_decay) continue;
-      const double f = scan.decay(s, c);
-      for (int64_t e = 0; e < columns; ++e) dstate[c * columns + e] *= f;
+      double sum = 0;
+      for (int64_t e = 0; e < columns; ++e) sum += dstate[c * columns + e] * scan.value[e];
+      for (int64_t e = 0; e < dv; ++e) dvalue[e] += scan.key[c] * dstate[c * columns + e];
+      scan.add_component(dk, p.key, s, c, sum);
+      for (int64_t e = 0; e < columns; ++e) dstate[c * columns + e] *= scan.decay[c];
     }
     for (int64_t c = 0; c < dim; ++c)
       dg[c] = later[c] += scan.element(p.query, s, c) * dq[c] - scan.element(p.key, s, c) * dk[c];
