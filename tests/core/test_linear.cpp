@@ -67,6 +67,7 @@ TEST(Tiled, LinearDecays) {
   for (Per per : kDecays)
     for (double decay : {0.01, 0.3, 50.0})
       for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        if (dtype != DType::f32 && decay != 0.3) continue;
         SCOPED_TRACE(testing::Message() << dtype_name(dtype) << " per " << int(per) << " decay " << decay);
         Linear a = make(dtype, {2, 1, 2}, {2, 307, 33, 19}, per, decay, rng);
         add_states(a, 2, rng);
@@ -96,8 +97,8 @@ TEST(Tiled, LinearForms) {
       for (bool packed : {false, true}) {
         SCOPED_TRACE(testing::Message() << heads.q << " " << heads.k << " " << heads.v << " " << normalize << packed);
         for (Per per : kDecays) {
-          Linear a = make(DType::f32, heads, {4, 300, 24, 40}, per, 0.1, rng, packed, normalize);
-          if (packed) a.cu_seqlens = Tensor(DType::i32, {5}, {0, 33, 33, 34, 300});
+          Linear a = make(DType::f32, heads, {4, 130, 12, 20}, per, 0.1, rng, packed, normalize);
+          if (packed) a.cu_seqlens = Tensor(DType::i32, {5}, {0, 33, 33, 34, 130});
           expect_same_as_reference(a, rng);
           add_states(a, 4, rng);
           expect_same_as_reference(a, rng);
