@@ -1,20 +1,15 @@
-"""examples/mqar.py: its sequences against the exact distribution, the sizes it claims, a run of a few steps."""
+"""The recall example: its sequences against the exact distribution, the sizes it claims, a run of a few steps."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections import Counter
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 import torch
-
-SPEC = importlib.util.spec_from_file_location("mqar", Path(__file__).parents[1] / "examples" / "mqar.py")
-mqar = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(mqar)
+from saccade.demo import mqar
 
 COUNT = 20000
 NAMES = ["softmax", "sigmoid", *["lightning"] * 3, *["Based"] * 4]

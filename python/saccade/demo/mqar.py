@@ -4,10 +4,10 @@ A sequence names P key-value pairs, then asks for every key once: `k1 v1 k2 v2 â
 A model of two layers, a gated convolution of three tokens and the mixer, must say the value at each asked key. Softmax
 and sigmoid attention hold every token and solve it. What a linear mixer holds does not grow with the length, so that it
 forgets: the less, the larger its state. That is judged. Whether Based or lightning attention does better with as large
-a state is shown and not judged: at this size it depends on the training, see README.md.
+a state is shown and not judged: at this size it depends on the training (bench/NOTES.md).
 
-    python examples/mqar.py            # minutes on two cores: table, mqar-example/recall.png, result.json
-    python examples/mqar.py --quick    # seconds: that everything runs; nothing is learnt
+    python -m saccade.demo.mqar            # minutes on two cores: table, mqar-example/recall.png, result.json
+    python -m saccade.demo.mqar --quick    # seconds: that everything runs; nothing is learnt
 
 Sources: task and stack, "Zoology" (arXiv:2312.04927), here with a small vocabulary and short sequences; Based
 (2402.18668); lightning attention (2307.14995, 2401.04658); sigmoid attention (2409.04431).
@@ -25,11 +25,12 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import saccade
 import torch
-from saccade.nn import BaseConv
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import saccade
+from saccade.nn import BaseConv
 
 Task = tuple[int, int]  # tokens, pairs
 IGNORED = -100  # cross_entropy's
