@@ -190,7 +190,7 @@ void plain_row(float* w, float* ds, int from, int to, float reference, float del
 }
 
 inline GradientRow gradient_row_of(ScoreMap map) {
-  return with_score(map, []<class Score>(Score) {
+  return math::with_score(map, []<class Score>(Score) {
     return GradientRow{
         Score::kFlatAtZero, plain_row<Score>,
         [](GradientTile& tile, const HeadTerms& t, int r, int from, int to, int64_t j0, float reference, float delta,

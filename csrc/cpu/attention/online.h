@@ -77,7 +77,7 @@ void weight_row(const HeadTerms& t, float* s, int lo, int hi, int64_t i, int64_t
 
 using WeightRow = decltype(&weight_row<math::Softmax>);
 inline WeightRow weight_row_of(ScoreMap map) {
-  return with_score(map, []<class Score>(Score) -> WeightRow { return weight_row<Score>; });
+  return math::with_score(map, []<class Score>(Score) -> WeightRow { return weight_row<Score>; });
 }
 
 }  // namespace

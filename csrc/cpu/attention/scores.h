@@ -5,11 +5,7 @@
 #include "cpu/vec/mulhi.h"
 #include "math/modifier.h"
 #include "math/philox.h"
-#include "math/score/identity.h"
-#include "math/score/relu.h"
-#include "math/score/relu2.h"
-#include "math/score/sigmoid.h"
-#include "math/score/softmax.h"
+#include "math/score/maps.h"
 
 // What happens to a row of products before it becomes a row of scores. Everything is in the score map's unit: log2 for
 // maps that exponentiate.
@@ -17,23 +13,6 @@ namespace saccade::cpu::SACCADE_ISA {
 namespace {
 
 constexpr float kInf = __builtin_inff();
-
-/// f(map) with the type of the score map: the list of instances.
-template <class F>
-auto with_score(ScoreMap map, const F& f) {
-  switch (map) {
-    case ScoreMap::sigmoid:
-      return f(math::Sigmoid{});
-    case ScoreMap::relu:
-      return f(math::Relu{});
-    case ScoreMap::relu2:
-      return f(math::Relu2{});
-    case ScoreMap::identity:
-      return f(math::Identity{});
-    default:
-      return f(math::Softmax{});
-  }
-}
 
 /// The score terms of one problem. Its tensors come at full rank, with stride 0 along broadcast axes (ops/check.h).
 struct Terms {
@@ -52,7 +31,7 @@ struct Terms {
   Relative relative;
 
   explicit Terms(const ScoreSpec& s)
-      : unit(with_score(s.map, []<class Map>(Map) { return static_cast<float>(Map::kUnit); })),
+      : unit(math::with_score(s.map, []<class Map>(Map) { return static_cast<float>(Map::kUnit); })),
         row_state(normalises(s.map)),
         scale2(static_cast<float>(s.scale * unit)),
         softcap2(static_cast<float>(s.softcap * unit)),

@@ -8,11 +8,7 @@
 #include "cpu/reference/access.h"
 #include "math/modifier.h"
 #include "math/philox.h"
-#include "math/score/identity.h"
-#include "math/score/relu.h"
-#include "math/score/relu2.h"
-#include "math/score/sigmoid.h"
-#include "math/score/softmax.h"
+#include "math/score/maps.h"
 #include "math/visit/range.h"
 
 // One output element at a time, each finished before the next, so nothing depends on the order or number of threads.
@@ -52,22 +48,6 @@ Sequence sequence(const AttentionProblem& p, int64_t b) {
   return {packed(p), b, q0, k0, math::Range::make(nq, nk, v.causal, v.window_left, v.window_right)};
 }
 
-template <class F>
-auto with_map(ScoreMap map, F f) {
-  switch (map) {
-    case ScoreMap::sigmoid:
-      return f(math::Sigmoid{});
-    case ScoreMap::relu:
-      return f(math::Relu{});
-    case ScoreMap::relu2:
-      return f(math::Relu2{});
-    case ScoreMap::identity:
-      return f(math::Identity{});
-    default:
-      return f(math::Softmax{});
-  }
-}
-
 /// What all pairs of one query share.
 struct Row {
   const AttentionProblem& p;
@@ -88,7 +68,7 @@ struct Row {
 
   /// The weight of a score against the row's maximum or lse; maps without a row sum have their bias instead.
   double weight(double score, double reference) const {
-    return with_map(p.score.map, [&]<class Map>(Map) {
+    return math::with_score(p.score.map, [&]<class Map>(Map) {
       return Map::weight(score * Map::kUnit, (Map::kRowState ? reference : -offset) * Map::kUnit);
     });
   }
@@ -207,7 +187,7 @@ struct Pair {
     const double all = row.weight(score, row.lse), kept = row.kept(j);
     w = kept * all;
     dp = kept == 0 ? 0 : dot(row.p.dout, row.dout_row(), row.p.value, row.s.key_row(row.p.value, row.kv_head, j));
-    ds = with_map(row.p.score.map, [&]<class Map>(Map) {
+    ds = math::with_score(row.p.score.map, [&]<class Map>(Map) {
       return Map::grad((score + row.offset) * Map::kUnit, all, row.gate * kept * dp, row.delta);
     });
     dx = row.p.score.softcap > 0 ? ds * math::softcap_grad(capped, row.p.score.softcap) : ds;

@@ -1,10 +1,6 @@
 #pragma once
 #include "math/philox.h"
-#include "math/score/identity.h"
-#include "math/score/relu.h"
-#include "math/score/relu2.h"
-#include "math/score/sigmoid.h"
-#include "math/score/softmax.h"
+#include "math/score/maps.h"
 #include "saccade/attention.h"
 
 // The problem as kernels get it: plain data, by value.
@@ -20,23 +16,6 @@ struct View {
 
   SACCADE_FN explicit operator bool() const { return data != nullptr; }
 };
-
-/// f(map) with the type of the score map: the list of instances.
-template <class F>
-auto with_score(ScoreMap map, F f) {
-  switch (map) {
-    case ScoreMap::sigmoid:
-      return f(math::Sigmoid{});
-    case ScoreMap::relu:
-      return f(math::Relu{});
-    case ScoreMap::relu2:
-      return f(math::Relu2{});
-    case ScoreMap::identity:
-      return f(math::Identity{});
-    default:
-      return f(math::Softmax{});
-  }
-}
 
 /// Of (B, H, N[, D]) or (T, H[, D]).
 inline View row_view(const TensorView& t, bool packed) {
@@ -105,7 +84,7 @@ struct Params {
     drop_below = s.dropout_p > 0 ? math::dropout_threshold(s.dropout_p) : 0;
     seed_low = static_cast<uint32_t>(s.seed), seed_high = static_cast<uint32_t>(s.seed >> 32);
     keep_scale = static_cast<float>(1 / (1 - s.dropout_p));
-    const double unit = with_score(s.map, []<class Score>(Score) { return Score::kUnit; });
+    const double unit = math::with_score(s.map, []<class Score>(Score) { return Score::kUnit; });
     scale2 = static_cast<float>(s.scale * unit);
     softcap2 = static_cast<float>(s.softcap * unit);
     bias2 = static_cast<float>(s.score_bias * unit);

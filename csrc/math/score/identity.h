@@ -6,7 +6,7 @@ namespace saccade::math {
 /// The score itself: linear attention in its quadratic form.
 struct Identity {
   static constexpr double kUnit = 1;
-  static constexpr bool kRowState = false, kNeedsDelta = false, kFlatAtZero = false;
+  static constexpr bool kRowState = false, kFlatAtZero = false;
 
   template <class V>
   static SACCADE_FN V weight(V s, V reference) {

@@ -6,7 +6,7 @@ namespace saccade::math {
 /// max(s, 0)²; NaN stays.
 struct Relu2 {
   static constexpr double kUnit = 1;
-  static constexpr bool kRowState = false, kNeedsDelta = false, kFlatAtZero = true;
+  static constexpr bool kRowState = false, kFlatAtZero = true;
 
   template <class V>
   static SACCADE_FN V weight(V s, V reference) {

@@ -7,7 +7,7 @@ namespace saccade::math {
 /// which ½ + ½·tanh(s/2) does not. (Ramapuram et al., arXiv:2409.04431.)
 struct Sigmoid {
   static constexpr double kUnit = kLog2e;
-  static constexpr bool kRowState = false, kNeedsDelta = false, kFlatAtZero = true;
+  static constexpr bool kRowState = false, kFlatAtZero = true;
 
   template <class V>
   static SACCADE_FN V weight(V s, V reference) {

@@ -27,7 +27,7 @@ auto with_operand(DType t, F f) {
 /// f(operand type, score map) of a problem that `refusal` let through.
 template <class F>
 auto with_kernels(const AttentionProblem& p, F f) {
-  return with_score(p.score.map, [&]<class Score>(Score score) {
+  return math::with_score(p.score.map, [&]<class Score>(Score score) {
     return with_operand(p.query.dtype, [&]<class T>(T operand) { return f(operand, score); });
   });
 }
